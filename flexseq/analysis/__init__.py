@@ -1,0 +1,1 @@
+"""What did a network learn? Figures of its kernels and masks."""

@@ -1,0 +1,83 @@
+"""What a module was built with, so that it can be saved as data and built again."""
+
+import functools
+import inspect
+from typing import Any, TypeVar
+
+from flexseq.errors import InputError, unknown_name
+
+T = TypeVar("T", bound=type)
+
+BUILDABLE: dict[str, type] = {}
+"""Every class whose constructor arguments are recorded, by name: what `flexseq.load` may build."""
+
+
+def records_arguments(cls: T) -> T:
+    """Class decorator: remember the constructor's arguments, defaults included, and make the class known to `fs.load`."""
+    init = cls.__init__
+    signature = inspect.signature(init)
+
+    @functools.wraps(init)
+    def recording_init(self, *args, **kwargs):
+        if "_arguments" not in self.__dict__:  # the outermost constructor comes first; a base class's does not overwrite it
+            bound = signature.bind(self, *args, **kwargs)
+            bound.apply_defaults()
+            self.__dict__["_arguments"] = dict(list(bound.arguments.items())[1:])
+        init(self, *args, **kwargs)
+
+    cls.__init__ = recording_init
+    BUILDABLE[cls.__name__] = cls
+    return cls
+
+
+def arguments_of(module: object) -> dict[str, Any]:
+    """The arguments that `module` was built with.
+
+    Raises:
+        InputError: if its class is not one of flexseq's, so that nobody could build it again.
+    """
+    name = type(module).__name__
+    if BUILDABLE.get(name) is not type(module):
+        raise InputError(f"{name} is not a class of flexseq, so its constructor is not recorded; save its state_dict instead")
+    return dict(module.__dict__["_arguments"])
+
+
+def build(name: str, arguments: dict[str, Any]) -> Any:
+    """An object of the class called `name`, as `arguments_of` recorded it."""
+    if name not in BUILDABLE:
+        raise unknown_name("flexseq class", name, sorted(BUILDABLE))
+    return BUILDABLE[name](**arguments)
+
+
+def to_json(value: Any) -> Any:
+    """Recorded arguments as JSON: plain values, and a kernel factory as its class and keywords.
+
+    Raises:
+        InputError: for a value that JSON cannot hold, such as a lambda.
+    """
+    if isinstance(value, dict):
+        return {key: to_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json(item) for item in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    factory, keywords = (value.func, value.keywords) if isinstance(value, functools.partial) and not value.args else (value, {})
+    if isinstance(factory, type) and BUILDABLE.get(factory.__name__) is factory:
+        return {"class": factory.__name__, "keywords": to_json(keywords)}
+    raise InputError(
+        f"cannot save the argument {value!r}: expected a plain value, a kernel's name, a class of flexseq.kernels, "
+        "or functools.partial of one with keyword arguments"
+    )
+
+
+def from_json(value: Any) -> Any:
+    """The inverse of `to_json`."""
+    if isinstance(value, list):
+        return [from_json(item) for item in value]
+    if isinstance(value, dict):
+        if value.keys() == {"class", "keywords"}:
+            if value["class"] not in BUILDABLE:
+                raise unknown_name("flexseq class", value["class"], sorted(BUILDABLE))
+            return functools.partial(BUILDABLE[value["class"]], **from_json(value["keywords"]))
+        return {key: from_json(item) for key, item in value.items()}
+    return value

@@ -1,0 +1,102 @@
+"""The command line's options."""
+
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from flexseq.bench.networks import NETWORKS, network_arguments
+from flexseq.bench.run import Plan, run
+from flexseq.bench.tasks import TASKS
+from flexseq.errors import InputError, unknown_name
+from flexseq.kernels import KERNELS
+from flexseq.training.recipe import Recipe
+
+PRECISIONS = {"32": "32-true", "64": "64-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command(help="Train a network on a task and leave results, pictures and weights in a folder. Without a task: list the tasks.")
+def bench(
+    task: Annotated[str | None, typer.Argument(help="what to train on; none lists the tasks")] = None,
+    model: Annotated[str | None, typer.Option(help=" | ".join(NETWORKS))] = None,
+    depth: Annotated[int | None, typer.Option(help="blocks")] = None,
+    width: Annotated[int | None, typer.Option(help="channels inside")] = None,
+    kernel: Annotated[str | None, typer.Option(help=" | ".join(KERNELS))] = None,
+    conv: Annotated[str | None, typer.Option(help="flex | ck | conv (with --kernel-size)")] = None,
+    kernel_size: Annotated[int | None, typer.Option(help="taps; by default the sequence's length")] = None,
+    mask_sigma: Annotated[float | None, typer.Option(help="where masks start, 2 being the whole kernel")] = None,
+    dropout: Annotated[float | None, typer.Option(help="probability")] = None,
+    epochs: Annotated[int | None, typer.Option()] = None,
+    batch_size: Annotated[int | None, typer.Option()] = None,
+    lr: Annotated[float | None, typer.Option(help="learning rate")] = None,
+    kernel_penalty: Annotated[float | None, typer.Option(help="weight of the norms of all kernels")] = None,
+    gradient_clip: Annotated[float | None, typer.Option(help="largest norm of the gradient; 0 for none")] = None,
+    seed: Annotated[int, typer.Option(help="of weights, order and dropout")] = 0,
+    seeds: Annotated[int, typer.Option(help="runs, with seeds counted up from --seed: mean and spread")] = 1,
+    limit: Annotated[int | None, typer.Option(help="use at most this many samples")] = None,
+    data_dir: Annotated[str | None, typer.Option(help="the folder that holds the data")] = None,
+    download: Annotated[bool, typer.Option("--download", help="fetch the data into --data-dir if it is not there")] = False,
+    words: Annotated[str | None, typer.Option(help="speech: classes, as a,b,c")] = None,
+    split: Annotated[str | None, typer.Option(help="speech: paper (stratified) | lists (the folder's own)")] = None,
+    short: Annotated[str | None, typer.Option(help="speech: drop | pad clips under a second")] = None,
+    device: Annotated[str, typer.Option(help="auto | cpu | cuda | mps")] = "auto",
+    precision: Annotated[str, typer.Option(help=" | ".join(PRECISIONS) + " bits")] = "32",
+    workers: Annotated[int, typer.Option(help="processes that prepare batches")] = 0,
+    out: Annotated[Path | None, typer.Option(help="the run's folder; by default a new one in runs/")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with the run that --out holds")] = False,
+) -> None:
+    if task is None:
+        list_tasks(data_dir)
+        return
+    if task not in TASKS:
+        raise unknown_name("task", task, TASKS)
+    chosen = TASKS[task]
+    data = _given(data_dir=data_dir, download=download or None, words=words, split=split, short=short, limit=limit)
+    for name in data:
+        if name not in chosen.options:
+            raise InputError(f"{task} has no option --{name.replace('_', '-')}; for its data it takes {', '.join(chosen.options)}")
+    if limit is not None and limit < 1:
+        raise InputError(f"--limit expected at least 1, got {limit}")
+    if precision not in PRECISIONS:
+        raise unknown_name("precision", precision, PRECISIONS)
+    if kernel is not None and kernel not in KERNELS:
+        raise unknown_name("kernel", kernel, KERNELS)
+    if resume and out is None:
+        raise InputError("--resume needs --out, the folder of the run to go on with")
+    training = _given(epochs=epochs, batch_size=batch_size, lr=lr, kernel_penalty=kernel_penalty, gradient_clip=gradient_clip)
+    recipe = Recipe(**{**chosen.recipe, **training}, precision=PRECISIONS[precision], seed=seed, workers=workers)
+    given = _given(depth=depth, width=width, kernel=kernel, conv=conv, kernel_size=kernel_size, mask_sigma=mask_sigma, dropout=dropout)
+    name = model or chosen.model
+    plan = Plan(chosen, data, name, network_arguments(name, given, chosen.network), recipe)
+    folder = out or Path("runs") / f"{task}-{datetime.now():%Y%m%d-%H%M%S}"
+    print(run(plan, folder, seeds=seeds, device=device, resume=resume))
+
+
+def list_tasks(data_dir: str | None) -> None:
+    """Print the tasks, what each needs, and whether that is on this machine."""
+    table = Table("task", "what", "data", "here", title="python -m flexseq.bench TASK  (--help for options)")
+    for task in TASKS.values():
+        table.add_row(task.name, task.description, task.needs, "yes" if task.is_here(data_dir) else "no")
+    Console().print(table)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def main() -> None:
+    """Run the command line: exit status 2 with one sentence on bad input, 130 on Ctrl-C."""
+    try:
+        app(standalone_mode=True)
+    except InputError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; --resume with the same options and --out goes on after the last finished epoch", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,45 @@
+"""Networks by name, with the options that each takes."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from flexseq.data.dataset import Dataset
+from flexseq.errors import InputError, unknown_name
+from flexseq.models import CKCNN, CKTCN, TCN, FlexTCN
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {"flextcn": FlexTCN, "cktcn": CKTCN, "ckcnn": CKCNN, "tcn": TCN}
+
+
+def network_arguments(name: str, given: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """All arguments of a network but its channels and classes: the user's, then the task's where it takes them, then its own.
+
+    Raises:
+        InputError: an unknown network, or an option that it does not have.
+    """
+    if name not in NETWORKS:
+        raise unknown_name("model", name, NETWORKS)
+    signature = inspect.signature(NETWORKS[name]).parameters
+    own = {argument: p.default for argument, p in signature.items() if argument not in ("in_channels", "num_classes")}
+    for argument in given:
+        if argument not in own:
+            raise InputError(f"--model {name} has no option --{argument.replace('_', '-')}; it takes {', '.join(own)}")
+    # A task's depth and masks are meant for its own network, not for the baselines.
+    fitting = {argument: value for argument, value in defaults.items() if argument in own} if name == "flextcn" else {}
+    return {**own, **fitting, **given}
+
+
+def build_network(name: str, arguments: dict[str, Any], dataset: Dataset) -> nn.Module:
+    """The network for a dataset's channels and classes."""
+    return NETWORKS[name](dataset.shape[0], len(dataset.classes), **arguments)
+
+
+def row_name(name: str, arguments: dict[str, Any]) -> str:
+    """The row of the papers' tables: "FlexTCN-magnet-6", "CKCNN-2", "TCN-8"."""
+    label = NETWORKS[name].__name__
+    kernel = f"-{arguments['kernel']}" if isinstance(arguments.get("kernel"), str) else ""
+    if arguments.get("conv", "flex") != "flex":
+        label, kernel = {"ck": ("CKTCN", kernel), "conv": ("FlexTCN-conv", "")}[arguments["conv"]]
+    return f"{label}{kernel}-{arguments['depth']}"

@@ -1,0 +1,50 @@
+"""Pictures of a run: curves over epochs, and which class was taken for which."""
+
+from pathlib import Path
+
+import numpy as np
+
+from flexseq.files import replacing
+
+
+def plot_curves(rows: list[dict[str, float]], best_epoch: int, path: Path) -> None:
+    """Loss and accuracy over epochs, training and validation, the best epoch marked."""
+    from matplotlib.figure import Figure
+
+    epochs = [row["epoch"] for row in rows]
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    for axis, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        for split, colour in (("train", "tab:blue"), ("validation", "tab:orange")):
+            axis.plot(epochs, [row[f"{split}_{quantity}"] for row in rows], color=colour, label=split, marker="." if len(rows) < 15 else None)
+        axis.axvline(best_epoch, color="0.6", linestyle=":", label=f"best validation accuracy (epoch {best_epoch})")
+        axis.set_xlabel("epoch")
+        axis.set_ylabel(quantity)
+        axis.grid(alpha=0.3)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    if all(row["train_loss"] > 0 and row["validation_loss"] > 0 for row in rows):
+        figure.axes[0].set_yscale("log")
+    figure.axes[0].legend(fontsize=8)
+    with replacing(path) as part:
+        figure.savefig(part, dpi=120)
+
+
+def plot_confusion(matrix: np.ndarray, classes: list[str], path: Path) -> None:
+    """A confusion matrix, (true, predicted), coloured by the share of each true class."""
+    from matplotlib.figure import Figure
+
+    size = max(4.0, 0.5 * len(classes) + 1.5)
+    figure = Figure(figsize=(size, size), layout="constrained")
+    axis = figure.subplots()
+    share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    if len(classes) <= 40:
+        for row, column in np.argwhere(matrix):
+            colour = "white" if share[row, column] > 0.5 else "black"
+            axis.text(column, row, str(matrix[row, column]), ha="center", va="center", fontsize=8, color=colour)
+    axis.set_xticks(range(len(classes)), classes, rotation=90 if max(map(len, classes)) > 2 else 0)
+    axis.set_yticks(range(len(classes)), classes)
+    axis.set_xlabel("predicted")
+    axis.set_ylabel("true")
+    axis.set_title("test split, final epoch")
+    with replacing(path) as part:
+        figure.savefig(part, dpi=120)

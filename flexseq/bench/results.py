@@ -1,0 +1,86 @@
+"""What a run leaves behind: result.json, and a table on the screen."""
+
+import importlib.metadata
+import json
+import platform
+import statistics
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import flexseq
+from flexseq.files import write_text
+
+RESULT = "result.json"
+PACKAGES = ("torch", "numpy", "pytorch-lightning", "torchmetrics", "scikit-learn", "torchaudio", "soundfile")
+
+
+def confusion(predicted: torch.Tensor, true: torch.Tensor, num_classes: int) -> np.ndarray:
+    """(true, predicted) counts."""
+    from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+    return multiclass_confusion_matrix(predicted, true, num_classes).numpy()
+
+
+def versions() -> dict[str, str]:
+    """Of flexseq, Python and the packages that a result depends on, as far as they are installed."""
+    found = {"flexseq": flexseq.__version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def write_result(folder: Path, result: dict[str, Any]) -> Path:
+    """Write result.json, whole or not at all."""
+    path = folder / RESULT
+    write_text(path, json.dumps(result, indent=1) + "\n")
+    return path
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """What `write_result` wrote."""
+    return json.loads((folder / RESULT).read_text())
+
+
+def summary_of(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """One result of several seeds: the first one's fields, with mean and spread (sample standard deviation) in the place of its figures."""
+    values = [result["value"] for result in results]
+    at_best = [result["value_at_best_validation"] for result in results]
+    shared = {key: value for key, value in results[0].items() if key not in ("seed", "per_class")}
+    return {
+        **shared,
+        "value": statistics.mean(values),
+        "spread": statistics.stdev(values),
+        "values": values,
+        "value_at_best_validation": statistics.mean(at_best),
+        "best_validation": statistics.mean(result["best_validation"] for result in results),
+        "seconds": sum(result["seconds"] for result in results),
+        "seconds_per_epoch": statistics.mean(result["seconds_per_epoch"] for result in results),
+        "seed": results[0]["seed"],
+        "seeds": [result["seed"] for result in results],
+    }
+
+
+def print_result(result: dict[str, Any]) -> None:
+    """The figures as a table, beside the paper's where it has one."""
+    console = Console(soft_wrap=True, highlight=False)
+    table = Table("", "this run", "paper", title=f"{result['task']}: {result['model']}, {result['parameters']:,} parameters")
+    paper = "" if result["paper_value"] is None else f"{result['paper_value']:.2%}"
+    spread = f" ± {result['spread']:.2%} over seeds {', '.join(map(str, result['seeds']))}" if "spread" in result else ""
+    table.add_row("test accuracy, final epoch", f"{result['value']:.2%}{spread}", paper)
+    table.add_row("test accuracy at the best validation epoch", f"{result['value_at_best_validation']:.2%}", "")
+    table.add_row("best validation accuracy", f"{result['best_validation']:.2%}", "")
+    table.add_row("seconds an epoch", f"{result['seconds_per_epoch']:.2f}", "")
+    console.print(table)
+    if "per_class" in result:
+        classes = Table("class", "test samples", "accuracy", title="test accuracy by class, final epoch")
+        for name, row in result["per_class"].items():
+            classes.add_row(name, str(row["samples"]), "" if row["accuracy"] is None else f"{row['accuracy']:.2%}")
+        console.print(classes)

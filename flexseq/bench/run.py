@@ -1,0 +1,205 @@
+"""One run of the bench: load, train, test, and leave the results in a folder."""
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from flexseq import saving
+from flexseq.analysis.kernels import plot_kernels
+from flexseq.bench.networks import build_network, row_name
+from flexseq.bench.plots import plot_confusion, plot_curves
+from flexseq.bench.results import RESULT, confusion, print_result, read_result, summary_of, versions, write_result
+from flexseq.bench.tasks import Task
+from flexseq.data.dataset import Dataset
+from flexseq.errors import InputError
+from flexseq.files import write_text
+from flexseq.training.fit import CHECKPOINT, LOG, Fitted, fit, pick_device, predict
+from flexseq.training.recipe import Recipe
+
+RECIPE = "recipe.json"
+OURS = (RECIPE, RESULT, LOG, CHECKPOINT, "model.safetensors", "best.safetensors", "curves.png", "confusion.png", "kernels.png")
+"""What a run writes: a folder that holds any of these is some run's."""
+FREE = ("workers",)
+"""Parts of a recipe that may differ between a run and its continuation: they do not change the result."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Everything that makes a run what it is.
+
+    Args:
+        task: which.
+        data: options of its loader.
+        model: name of the network.
+        network: all its arguments but channels and classes.
+        recipe: how it trains; each run of several has its own seed.
+    """
+
+    task: Task
+    data: dict[str, Any]
+    model: str
+    network: dict[str, Any]
+    recipe: Recipe
+
+    def as_json(self) -> dict[str, Any]:
+        """As it is kept in recipe.json and result.json."""
+        recipe = dataclasses.asdict(self.recipe)
+        return {"task": self.task.name, "data": self.data, "model": self.model, "network": self.network, "training": recipe}
+
+
+def run(plan: Plan, folder: Path, *, seeds: int, device: str, resume: bool) -> Path:
+    """Train with one seed, or with several and sum them up.
+
+    Args:
+        plan: what to run.
+        folder: where results go; one below it for each of several seeds.
+        seeds: how many, counted from the recipe's.
+        device: "auto", "cpu", "cuda" or "mps".
+        resume: go on with what the folder holds.
+
+    Returns:
+        The path of the result file.
+
+    Raises:
+        InputError: the folder holds another run; the data or options are bad.
+    """
+    if seeds < 1:
+        raise InputError(f"--seeds expected at least 1, got {seeds}")
+    where = pick_device(device)
+    plans = [dataclasses.replace(plan, recipe=dataclasses.replace(plan.recipe, seed=plan.recipe.seed + i)) for i in range(seeds)]
+    folders = [folder] if seeds == 1 else [folder / f"seed-{one.recipe.seed}" for one in plans]
+    if seeds > 1 and (folder / RECIPE).exists():
+        raise InputError(f"{folder} already holds a run of one seed; give another --out")
+    if seeds > 1 and (folder / RESULT).exists() and not resume:
+        raise InputError(f"{folder} already holds a run of several seeds; continue it with --resume, or give another --out")
+    for one, own_folder in zip(plans, folders, strict=True):
+        _check_claim(own_folder, one.as_json(), resume)
+    dataset = None
+    results = []
+    for one, own_folder in zip(plans, folders, strict=True):
+        if (own_folder / RESULT).is_file():
+            print(f"{own_folder} is finished already")
+            results.append(read_result(own_folder))
+            continue
+        if dataset is None:
+            dataset = one.task.load(**one.data)
+            print(f"{dataset.name}: {', '.join(f'{size:,} to {use}' for use, size in _uses(dataset))}, from {dataset.source}")
+            for note in dataset.notes:
+                print(f"note: {note}")
+        results.append(_run_one(one, dataset, own_folder, where, resume))
+        if seeds > 1:
+            print_result(results[-1])
+    result = results[0] if seeds == 1 else summary_of(results)
+    if seeds > 1:
+        write_result(folder, result)
+    print_result(result)
+    return folder / RESULT
+
+
+def _uses(dataset: Dataset) -> list[tuple[str, int]]:
+    return list(zip(("train on", "validate", "test"), dataset.sizes.values(), strict=True))
+
+
+def _check_claim(folder: Path, recipe: dict[str, Any], resume: bool) -> None:
+    """Raise InputError where the folder holds another run."""
+    there = [name for name in OURS if (folder / name).exists()]
+    if not there:
+        return
+    if not resume:
+        raise InputError(f"{folder} already holds a run ({', '.join(there)}); continue it with --resume, or give another --out")
+    try:
+        before = json.loads((folder / RECIPE).read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder} holds {', '.join(there)} but no readable {RECIPE}, so it cannot be resumed; give another --out") from error
+    differing = [
+        f"{part}: {_flat(before).get(part)} there, {_flat(recipe).get(part)} here"
+        for part in sorted(_flat(before).keys() | _flat(recipe).keys())
+        if _flat(before).get(part) != _flat(recipe).get(part) and part.rpartition(".")[2] not in FREE
+    ]
+    if differing:
+        raise InputError(f"{folder} holds another run, which cannot be resumed with these options ({'; '.join(differing)})")
+
+
+def _claim(folder: Path, recipe: dict[str, Any], resume: bool) -> None:
+    """Make the folder this run's own; only once data and network are there, so that bad options leave nothing behind."""
+    if resume and not (folder / RECIPE).exists():
+        print(f"nothing to resume in {folder}: starting there")
+    try:
+        write_text(folder / RECIPE, json.dumps(recipe, indent=1) + "\n")
+    except OSError as error:
+        raise InputError(f"cannot write into {folder}: {error.strerror}") from error
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in json.loads(json.dumps(value)).items():
+        flat |= _flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}
+    return flat
+
+
+def _run_one(plan: Plan, dataset: Dataset, folder: Path, device: torch.device, resume: bool) -> dict[str, Any]:
+    recipe = plan.recipe
+    torch.manual_seed(recipe.seed)
+    model = build_network(plan.model, plan.network, dataset)
+    _claim(folder, plan.as_json(), resume)
+    began = time.perf_counter()
+    fitted = fit(model, dataset, recipe, folder, device=device, resume=resume, label=f"{plan.task.name} seed {recipe.seed}")
+    return _finish(plan, dataset, model, fitted, folder, device, time.perf_counter() - began)
+
+
+def _finish(plan: Plan, dataset: Dataset, model: nn.Module, fitted: Fitted, folder: Path, device: torch.device, seconds: float) -> dict[str, Any]:
+    """Test the final weights and the best ones on validation, and write everything; result.json last."""
+    batch_size = plan.recipe.batch_size
+    predicted, true = predict(model, dataset.test, device=device, batch_size=batch_size)
+    saving.save(model, folder / "model.safetensors")
+    plot_kernels(model, folder / "kernels.png")
+    final_weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.load_state_dict(fitted.best_weights)
+    saving.save(model, folder / "best.safetensors")
+    at_best, _ = predict(model, dataset.test, device=device, batch_size=batch_size)
+    model.load_state_dict(final_weights)
+
+    matrix = confusion(predicted, true, len(dataset.classes))
+    plot_curves(fitted.rows, fitted.best_epoch, folder / "curves.png")
+    plot_confusion(matrix, dataset.classes, folder / "confusion.png")
+    per_class = {
+        name: {"samples": int(row.sum()), "accuracy": float(row[i] / row.sum()) if row.sum() else None}
+        for i, (name, row) in enumerate(zip(dataset.classes, matrix, strict=True))
+    }
+    row_in_paper = row_name(plan.model, plan.network)
+    comparable = plan.task.paper_data(plan.data)
+    result = {
+        "task": plan.task.name,
+        "model": row_in_paper,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "metric": "accuracy",
+        "value": float((predicted == true).double().mean()),
+        "value_at_best_validation": float((at_best == true).double().mean()),
+        "best_validation": fitted.rows[fitted.best_epoch - 1]["validation_accuracy"],
+        "best_epoch": fitted.best_epoch,
+        "paper_value": plan.task.paper.get(row_in_paper) if comparable else None,
+        "epochs": plan.recipe.epochs,
+        "seconds": sum(row["seconds"] for row in fitted.rows),
+        "seconds_per_epoch": sum(row["seconds"] for row in fitted.rows) / len(fitted.rows),
+        "device": str(device) if device.type == "cpu" else torch.cuda.get_device_name() if device.type == "cuda" else device.type,
+        "dtype": {"32-true": "float32", "64-true": "float64", "bf16-mixed": "bfloat16", "16-mixed": "float16"}[plan.recipe.precision],
+        "seed": plan.recipe.seed,
+        "dataset": {
+            "name": dataset.name,
+            "source": dataset.source,
+            "sizes": dataset.sizes,
+            "shape": list(dataset.shape),
+            "classes": dataset.classes,
+            "notes": dataset.notes,
+        },
+        "per_class": per_class,
+        "versions": versions(),
+        "recipe": plan.as_json(),
+    }
+    write_result(folder, result)
+    return result

@@ -1,0 +1,129 @@
+"""The tasks: their data, recipe, network and published figures. To add one, add it to TASKS."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from flexseq.bench.recipes import DIGITS, SPEECH
+from flexseq.data.dataset import Dataset
+
+
+@dataclass(frozen=True)
+class Task:
+    """One benchmark.
+
+    Args:
+        name, description: for the list of tasks.
+        needs: what data it takes, and where from.
+        is_here: folder or None -> whether that data is on this machine.
+        load: keyword options -> the dataset.
+        options: which of the data options `load` takes.
+        recipe: default arguments of `Recipe`.
+        model: default name of the network.
+        network: default arguments of the network, for the networks that take them.
+        paper: published accuracy by the network's row, such as "FlexTCN-6".
+        paper_data: options -> whether the data is the paper's, so that its figures compare.
+    """
+
+    name: str
+    description: str
+    needs: str
+    is_here: Callable[[str | None], bool]
+    load: Callable[..., Dataset]
+    options: tuple[str, ...]
+    recipe: dict[str, Any]
+    network: dict[str, Any] = field(default_factory=dict)
+    model: str = "flextcn"
+    paper: dict[str, float] = field(default_factory=dict)
+    paper_data: Callable[[dict[str, Any]], bool] = lambda options: True
+
+
+def _load_digits(**options: Any) -> Dataset:
+    from flexseq.data.digits import load_digits
+
+    return load_digits(**options)
+
+
+def _load_speech(mfcc: bool, *, data_dir: str | None = None, words: str | None = None, **options: Any) -> Dataset:
+    from flexseq.data.speech_commands import load_speech_commands
+
+    chosen = None if words is None else tuple(word.strip() for word in words.split(",") if word.strip())
+    return load_speech_commands(mfcc=mfcc, folder=data_dir, words=chosen, **options)
+
+
+def _speech_is_here(folder: str | None) -> bool:
+    from flexseq.data.speech_commands import is_here
+
+    return is_here(folder)
+
+
+def _paper_speech(options: dict[str, Any]) -> bool:
+    return not any(options.get(name) for name in ("words", "split", "short", "limit"))
+
+
+SPEECH_OPTIONS = ("data_dir", "download", "words", "split", "short", "limit")
+SPEECH_NEEDS = "Speech Commands v0.02 (2.3 GB, fetched on first use) or any folder in its layout (--data-dir)"
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task(
+            name="digits",
+            description="scikit-learn's 1,797 handwritten digits as sequences of 64 steps",
+            needs="nothing: comes with scikit-learn",
+            is_here=lambda folder: True,
+            load=_load_digits,
+            options=("limit",),
+            recipe=DIGITS.recipe,
+            network=DIGITS.network,
+        ),
+        Task(
+            name="speech_mfcc",
+            description="ten spoken words as 20 MFCCs over 161 steps",
+            needs=SPEECH_NEEDS,
+            is_here=_speech_is_here,
+            load=lambda **options: _load_speech(True, **options),
+            options=SPEECH_OPTIONS,
+            recipe=SPEECH.recipe,
+            network=SPEECH.network,
+            # FlexConv, Table 2, column SC
+            paper={
+                "CKCNN-2": 0.9527,
+                "CKTCN-fourier-2": 0.9565,
+                "CKTCN-gabor-2": 0.9666,
+                "CKTCN-magnet-2": 0.9701,
+                "FlexTCN-magnet-2": 0.9710,
+                "FlexTCN-magnet-4": 0.9773,
+                "FlexTCN-magnet-6": 0.9767,
+                "FlexTCN-siren-6": 0.9583,
+                "FlexTCN-fourier-6": 0.9762,
+                "FlexTCN-gabor-6": 0.9735,
+            },
+            paper_data=_paper_speech,
+        ),
+        Task(
+            name="speech_raw",
+            description="ten spoken words as 16,000 raw samples",
+            needs=SPEECH_NEEDS,
+            is_here=_speech_is_here,
+            load=lambda **options: _load_speech(False, **options),
+            options=SPEECH_OPTIONS,
+            recipe=SPEECH.recipe,
+            network=SPEECH.network,
+            # FlexConv, Table 2, column SC_raw
+            paper={
+                "CKCNN-2": 0.7166,
+                "CKTCN-fourier-2": 0.7490,
+                "CKTCN-gabor-2": 0.7810,
+                "CKTCN-magnet-2": 0.8069,
+                "FlexTCN-magnet-2": 0.8803,
+                "FlexTCN-magnet-4": 0.9045,
+                "FlexTCN-magnet-6": 0.9173,
+                "FlexTCN-siren-6": 0.8573,
+                "FlexTCN-fourier-6": 0.9102,
+                "FlexTCN-gabor-6": 0.9150,
+            },
+            paper_data=_paper_speech,
+        ),
+    )
+}

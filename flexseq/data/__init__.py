@@ -1,0 +1,5 @@
+"""Datasets and their downloads, splits, transforms."""
+
+from flexseq.data.dataset import Dataset, Split
+
+__all__ = ["Dataset", "Split"]

@@ -1,0 +1,81 @@
+"""Batches whose order follows from the seed and the epoch alone, so that a resumed run repeats what an uninterrupted one does."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from flexseq.data.dataset import Split
+
+
+class EpochOrder:
+    """The order of the samples in each epoch: Lightning tells the epoch through `set_epoch`, as it does to any sampler."""
+
+    def __init__(self, samples: int, batch_size: int, seed: int | None):
+        self.samples, self.batch_size, self.seed = samples, batch_size, seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self.samples // self.batch_size)
+
+    def batches(self) -> list[list[int]]:
+        """Positions in the split, batch by batch; shuffled by (seed, epoch) unless the seed is None."""
+        if self.seed is None:
+            order = torch.arange(self.samples)
+        else:
+            generator = torch.Generator().manual_seed(epoch_seed(self.seed, self.epoch))
+            order = torch.randperm(self.samples, generator=generator)
+        return [batch.tolist() for batch in order.split(self.batch_size)]
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """One seed for each (seed, epoch)."""
+    return (seed * 1_000_003 + epoch) % 2**63
+
+
+class _Batches(Dataset):
+    def __init__(self, split: Split):
+        self.split = split
+
+    def __getitem__(self, positions: list[int]) -> tuple[Tensor, Tensor]:
+        return self.split.batch(positions)
+
+
+class EpochLoader:
+    """Iterates over a split in batches, in workers where there are any.
+
+    The epoch is asked for when the first batch is, not when the iterator is made: Lightning makes the iterator of a resumed run before it knows
+    at which epoch that goes on, and torch's DataLoader would draw its first batches there and then.
+
+    Args:
+        split: what to iterate over.
+        batch_size: samples in each batch; the last one may have fewer.
+        seed: of the shuffling; None for the split's own order.
+        workers: processes that prepare batches; 0 for none.
+        pin_memory: for a faster copy to a GPU.
+    """
+
+    def __init__(self, split: Split, batch_size: int, *, seed: int | None = None, workers: int = 0, pin_memory: bool = False):
+        self.split = split
+        self.sampler = EpochOrder(len(split), batch_size, seed)
+        self.batch_sampler = None  # where there is a sampler, Lightning looks for this too
+        self.workers = workers
+        self.pin_memory = pin_memory
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        # A generator: nothing below runs before the first batch is asked for.
+        yield from DataLoader(
+            _Batches(self.split),
+            batch_size=None,
+            sampler=self.sampler.batches(),
+            num_workers=self.workers,
+            pin_memory=self.pin_memory,
+            generator=torch.Generator(),  # workers' seeds are not to be drawn from the generator that dropout uses
+        )

@@ -1,0 +1,269 @@
+"""Speech Commands, and any folder in its layout: one-second clips of spoken words, raw or as MFCCs.
+
+The layout is WORD/SPEAKER_nohash_N.wav, with testing_list.txt and validation_list.txt beside the words. torchaudio's dataset class lists the
+files; they are decoded once and kept as a memory-mapped array.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from flexseq.data.dataset import Dataset, Split
+from flexseq.data.downloads import fetch, unpack_tar
+from flexseq.data.places import cache_dir, data_dir, existing_folder
+from flexseq.data.splits import limited, stratified_split
+from flexseq.data.standardise import standardiser
+from flexseq.data.torchaudio_import import import_torchaudio
+from flexseq.errors import InputError, unknown_name
+
+URLS = ["http://download.tensorflow.org/data/speech_commands_v0.02.tar.gz"]
+SHA256 = "af14739ee7dc311471de98f5f9d2c9191b18aedfe957f4a6ff791c709868ff58"
+PAPER_WORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
+SAMPLE_RATE = 16_000
+LENGTH = 16_000  # one second
+PLACES = ("SpeechCommands/speech_commands_v0.02", "SpeechCommands/speech_commands_v0.01", ".")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One recording: its path below the folder of words, and its word."""
+
+    path: str
+    word: str
+
+
+def load_speech_commands(
+    *,
+    mfcc: bool,
+    folder: str | Path | None = None,
+    download: bool = False,
+    words: tuple[str, ...] | None = None,
+    split: str | None = None,
+    short: str | None = None,
+    limit: int | None = None,
+) -> Dataset:
+    """Speech Commands as (1, 16000) raw samples, or as (20, 161) MFCCs.
+
+    Args:
+        mfcc: MFCCs instead of samples: torchaudio's, 20 coefficients of 64 log mel bands, n_fft 200.
+        folder: what holds the words, or torchaudio's root above it; by default a folder in the user's cache, filled by a download.
+        download: fetch the archive into `folder` if the words are not there.
+        words: classes, in this order; the paper's ten by default.
+        split: "paper", stratified 70/15/15, the default for the paper's words; "lists", the folder's own lists, the default for others.
+        short: "drop" clips under a second, the default for the paper's words; "pad" them with zeros at their end, the default for others.
+            Longer clips lose their end.
+        limit: use at most this many clips, each word in proportion.
+
+    Returns:
+        The dataset. Standardised per time step where short clips are dropped, as in the papers, and per channel where they are padded: at
+        the zero tails statistics of a single step would explode.
+
+    Raises:
+        InputError: no such folder, words, lists; no clip of a word that could be read.
+    """
+    words = words or PAPER_WORDS
+    of_the_paper = set(words) == set(PAPER_WORDS)
+    split = split or ("paper" if of_the_paper else "lists")
+    short = short or ("drop" if of_the_paper else "pad")
+    for argument, value, known in (("split", split, ("paper", "lists")), ("short", short, ("drop", "pad"))):
+        if value not in known:
+            raise unknown_name(argument, value, known)
+    if len(words) < 2 or len(set(words)) != len(words):
+        raise InputError(f"words expected two or more different words, got {','.join(words)}")
+
+    root = _folder_of_words(folder, download)
+    clips = _list_clips(root, words)
+    targets = np.array([words.index(clip.word) for clip in clips])
+    clips = [clips[i] for i in limited(targets, limit)]
+
+    store = _decoded(root, clips, drop_short=short == "drop")
+    index = json.loads((store / "index.json").read_text())
+    targets = np.array([words.index(path.partition("/")[0]) for path in index["paths"]])
+    missing = [word for i, word in enumerate(words) if i not in targets]
+    if missing:
+        raise InputError(f"no clip of {', '.join(missing)} in {root} could be used: {_listed(index['skipped'] + index['short'])}")
+    inputs = np.load(store / "audio.npy", mmap_mode="r")[: len(targets), None]
+    if mfcc:
+        inputs = np.load(_mfccs(store, inputs), mmap_mode="r")
+
+    if split == "paper":
+        indices = stratified_split(targets)
+    else:
+        indices = _split_by_lists(root, index["paths"])
+    transform = standardiser(inputs, indices[0], per="step" if short == "drop" else "channel")
+    train, validation, test = (Split(inputs, targets, part, transform) for part in indices)
+    notes = []
+    if index["skipped"]:
+        notes.append(f"{len(index['skipped'])} of {len(clips)} clips could not be read and were left out: {_listed(index['skipped'])}")
+    if index["short"]:
+        notes.append(f"{len(index['short'])} of {len(clips)} clips are shorter than a second and were left out")
+    name = "speech_mfcc" if mfcc else "speech_raw"
+    return Dataset(name, str(root), train, validation, test, list(words), inputs.shape[1:], notes)
+
+
+def is_here(folder: str | Path | None = None) -> bool:
+    """Whether a folder holds Speech Commands' layout, without asking anyone to fetch it."""
+    base = data_dir("speech_commands") if folder is None else Path(folder)
+    return any(next((base / place).glob("*/*_nohash_*.wav"), None) is not None for place in PLACES)
+
+
+def _folder_of_words(folder: str | Path | None, download: bool) -> Path:
+    if folder is None:
+        base, download = data_dir("speech_commands"), True
+    else:
+        base = Path(folder).expanduser() if download else existing_folder(folder)
+    if not is_here(base):
+        if download:
+            archive = fetch(URLS, SHA256, base)
+            print(f"unpacking {archive}", flush=True)
+            unpack_tar(archive, base / PLACES[0])
+        else:
+            raise InputError(
+                f"{base} holds no WORD/SPEAKER_nohash_N.wav, nor does {base / PLACES[0]}; give another folder, or --download to fetch it there"
+            )
+    return next(base / place for place in PLACES if next((base / place).glob("*/*_nohash_*.wav"), None) is not None)
+
+
+def _list_clips(root: Path, words: tuple[str, ...]) -> list[Clip]:
+    """Clips of these words, sorted by path."""
+    archive = root.resolve()
+    dataset = import_torchaudio().datasets.SPEECHCOMMANDS(archive.parent, f"{archive.name}.tar.gz", "")
+    found = []
+    for n in range(len(dataset)):
+        path, _, word, _, _ = dataset.get_metadata(n)
+        found.append(Clip(f"{word}/{Path(path).name}", word))
+    known = sorted({clip.word for clip in found})
+    for word in words:
+        if word not in known:
+            raise unknown_name(f"word in {root}:", word, known)
+    return sorted((clip for clip in found if clip.word in words), key=lambda clip: clip.path)
+
+
+def _split_by_lists(root: Path, paths: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    named = {}
+    for name in ("validation", "testing"):
+        file = root / f"{name}_list.txt"
+        if not file.is_file():
+            raise InputError(f"{file} does not exist; --split paper makes a stratified split without it")
+        named[name] = set(file.read_text().split())
+    of_validation = np.array([path in named["validation"] for path in paths])
+    of_test = np.array([path in named["testing"] for path in paths])
+    parts = tuple(np.flatnonzero(part) for part in (~of_validation & ~of_test, of_validation & ~of_test, of_test))
+    if not all(len(part) for part in parts):
+        raise InputError(f"the lists in {root} leave {[len(part) for part in parts]} clips to train, validate and test; use --split paper")
+    return parts
+
+
+def _decoded(root: Path, clips: list[Clip], *, drop_short: bool) -> Path:
+    """A folder with audio.npy, (clips, 16000) 16-bit samples, and index.json; made unless it is there.
+
+    16 bits are what the recordings have; resampled ones are rounded to them.
+    """
+    key = hashlib.sha256(f"1 {root.resolve()} {drop_short}".encode())
+    for clip in clips:
+        status = (root / clip.path).stat()
+        key.update(f"{clip.path} {status.st_size} {status.st_mtime_ns}\n".encode())
+    store = cache_dir() / "decoded" / f"speech-{key.hexdigest()[:16]}"
+    if (store / "index.json").is_file():
+        return store
+    store.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(dir=store.parent, prefix=".speech.part"))
+    try:
+        _decode(root, clips, part, drop_short)
+        try:
+            part.rename(store)
+        except OSError:  # another process was faster
+            if not (store / "index.json").is_file():
+                raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return store
+
+
+def _decode(root: Path, clips: list[Clip], store: Path, drop_short: bool) -> None:
+    audio = np.lib.format.open_memmap(store / "audio.npy", mode="w+", dtype=np.int16, shape=(len(clips), LENGTH))
+    paths: list[str] = []
+    skipped: list[str] = []
+    short: list[str] = []
+    for clip in _with_progress(clips, "decoding"):
+        try:
+            samples = _read(root / clip.path)
+        except InputError as error:
+            skipped.append(f"{clip.path} ({error})")
+            continue
+        if len(samples) < LENGTH and drop_short:
+            short.append(clip.path)
+            continue
+        samples = samples[:LENGTH]
+        audio[len(paths), : len(samples)] = np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.int16)
+        paths.append(clip.path)
+    audio.flush()
+    (store / "index.json").write_text(json.dumps({"paths": paths, "skipped": skipped, "short": short}))
+
+
+_resamplers: dict = {}
+
+
+def _read(path: Path) -> np.ndarray:
+    """One clip at 16 kHz, mono, in [-1, 1].
+
+    Raises:
+        InputError: saying in a word or two why it cannot be used.
+    """
+    import soundfile
+    import torch
+
+    try:
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, OSError) as error:
+        raise InputError("empty file" if path.stat().st_size == 0 else "no readable audio") from error
+    if not len(samples):
+        raise InputError("no samples")
+    if not np.isfinite(samples).all():
+        raise InputError("NaN or infinite samples")
+    samples = samples.mean(1)
+    if rate != SAMPLE_RATE:
+        if rate not in _resamplers:
+            _resamplers[rate] = import_torchaudio().transforms.Resample(rate, SAMPLE_RATE)
+        samples = _resamplers[rate](torch.from_numpy(samples)).numpy()
+    return samples
+
+
+def _mfccs(store: Path, audio: np.ndarray) -> Path:
+    """mfcc.npy, (clips, 20, 161) in float32, beside the decoded audio; made unless it is there."""
+    import torch
+
+    from flexseq.files import replacing
+
+    path = store / "mfcc.npy"
+    if path.is_file():
+        return path
+    with warnings.catch_warnings():
+        # The paper's 64 bands are more than 101 frequencies can fill: the lowest are empty. So be it.
+        warnings.filterwarnings("ignore", message="At least one mel filterbank")
+        transform = import_torchaudio().transforms.MFCC(SAMPLE_RATE, n_mfcc=20, log_mels=True, melkwargs={"n_fft": 200, "n_mels": 64})
+    shape = (len(audio), *transform(torch.zeros(LENGTH)).shape)
+    with replacing(path) as part:
+        features = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=shape)
+        for start in _with_progress(range(0, len(audio), 256), "MFCCs"):
+            batch = torch.from_numpy(audio[start : start + 256, 0].astype(np.float32) / 32768)
+            features[start : start + 256] = transform(batch).numpy()
+        features.flush()
+    return path
+
+
+def _with_progress(items, description: str):
+    from rich.progress import track
+
+    return track(items, description=description, transient=True)
+
+
+def _listed(names: list[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -1,0 +1,48 @@
+"""Gaussian windows."""
+
+import torch
+from torch import Tensor
+
+SMALLEST_SIGMA = 1e-6
+"""Widths are held above this, so that a mask that shrank to nothing keeps its peak and has no 0 / 0."""
+
+
+def gaussian_mask(positions: Tensor, mean: Tensor, sigma: Tensor, angle: Tensor | None = None) -> Tensor:
+    """Anisotropic Gaussian of height 1: the product over axes of exp(-1/2 ((x_d - mean_d) / sigma_d)^2).
+
+    Args:
+        positions: (ndim, *taps).
+        mean: (ndim,), in units of position.
+        sigma: (ndim,), in units of position; its sign does not matter.
+        angle: () in radians, for two axes: turns the offsets, (d0, d1) -> (cos d0 + sin d1, -sin d0 + cos d1), before sigma
+            scales them.
+
+    Returns:
+        (*taps), in [0, 1].
+
+    Source:
+        FlexConv, Eq. 1; rotation: appendix D.3.
+
+    Example:
+        >>> import torch
+        >>> gaussian_mask(torch.tensor([[0.0, 0.5]]), torch.tensor([0.0]), torch.tensor([0.5]))
+        tensor([1.0000, 0.6065])
+    """
+    ndim = positions.shape[0]
+    column = (ndim, *[1] * (positions.ndim - 1))
+    offset = positions - mean.to(positions.dtype).view(column)
+    if angle is not None:
+        offset = rotate(offset, angle.to(positions.dtype))
+    scaled = offset / sigma.to(positions.dtype).abs().clamp_min(SMALLEST_SIGMA).view(column)
+    return (-0.5 * scaled.square().sum(0)).exp()
+
+
+def rotate(offset: Tensor, angle: Tensor) -> Tensor:
+    """Turn offsets of two axes: (d0, d1) -> (cos d0 + sin d1, -sin d0 + cos d1).
+
+    Args:
+        offset: (2, *taps), or (2, channels, *taps) with `angle` of shape (channels, 1, ...).
+        angle: in radians, broadcast against offset[0].
+    """
+    cos, sin = angle.cos(), angle.sin()
+    return torch.stack([offset[0] * cos + offset[1] * sin, offset[1] * cos - offset[0] * sin])

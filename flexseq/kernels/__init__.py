@@ -1,0 +1,37 @@
+"""Kernel networks: functions from positions to kernel values."""
+
+from collections.abc import Callable
+
+from flexseq.errors import InputError, unknown_name
+from flexseq.kernels.mlp import MLP
+from flexseq.kernels.multiplicative import Fourier, Gabor, MAGNet
+from flexseq.kernels.network import KernelNetwork
+from flexseq.kernels.siren import SIREN
+
+__all__ = ["KERNELS", "MLP", "SIREN", "Fourier", "Gabor", "KernelFactory", "KernelNetwork", "MAGNet", "make_kernel"]
+
+KernelFactory = Callable[..., KernelNetwork]
+"""Called as factory(ndim, out_channels, spatial_extent=...)."""
+
+KERNELS: dict[str, KernelFactory] = {"magnet": MAGNet, "gabor": Gabor, "fourier": Fourier, "siren": SIREN, "mlp": MLP}
+"""The kernel networks that a layer knows by name."""
+
+
+def make_kernel(kernel: str | KernelFactory, ndim: int, out_channels: int, *, spatial_extent: float = 1.0) -> KernelNetwork:
+    """Build a kernel network from its name, or from a factory such as `partial(MAGNet, steerable=True)`.
+
+    Raises:
+        InputError: an unknown name, or a factory that makes something else.
+
+    Example:
+        >>> make_kernel("siren", 1, 4).omega_0
+        30.0
+    """
+    if isinstance(kernel, str):
+        if kernel not in KERNELS:
+            raise unknown_name("kernel", kernel, KERNELS)
+        kernel = KERNELS[kernel]
+    network = kernel(ndim, out_channels, spatial_extent=spatial_extent)
+    if not isinstance(network, KernelNetwork):
+        raise InputError(f"kernel expected a name or a factory of a KernelNetwork, got one that made a {type(network).__name__}")
+    return network

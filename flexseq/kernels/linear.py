@@ -1,0 +1,59 @@
+"""Linear maps over the channels of (channels, *taps): the 1x1 convolutions of the papers, as one matrix product."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class PointwiseLinear(nn.Module):
+    """weight @ x + bias over the first axis, with torch's default initialisation.
+
+    Args:
+        in_features, out_features: channels before and after.
+        weight_norm: learn each output's direction and length apart, weight = weight_g * weight_v / |weight_v|.
+    """
+
+    def __init__(self, in_features: int, out_features: int, *, weight_norm: bool = False):
+        super().__init__()
+        linear = nn.Linear(in_features, out_features)
+        self.bias = linear.bias
+        self.weight_norm = weight_norm
+        if weight_norm:
+            self.weight_v = linear.weight
+            self.weight_g = nn.Parameter(linear.weight.detach().norm(dim=1, keepdim=True))
+        else:
+            self.weight = linear.weight
+
+    def effective_weight(self) -> Tensor:
+        """(out_features, in_features), as it is applied."""
+        if not self.weight_norm:
+            return self.weight
+        return self.weight_v * (self.weight_g / self.weight_v.norm(dim=1, keepdim=True))
+
+    @torch.no_grad()
+    def init_uniform(self, bound: float, *, bias_bound: float | None = None) -> None:
+        """Draw the weight from U(-bound, bound), and the bias from U(-bias_bound, bias_bound) where that is given."""
+        if self.weight_norm:
+            self.weight_v.uniform_(-bound, bound)
+            self.weight_g.copy_(self.weight_v.norm(dim=1, keepdim=True))
+        else:
+            self.weight.uniform_(-bound, bound)
+        if bias_bound is not None:
+            self.bias.uniform_(-bias_bound, bias_bound)
+
+    @torch.no_grad()
+    def scale_outputs(self, factor: Tensor) -> None:
+        """Multiply each output by its entry of `factor`, (out_features,)."""
+        (self.weight_g if self.weight_norm else self.weight).mul_(factor[:, None])
+        self.bias.mul_(factor)
+
+    def forward(self, x: Tensor, *, weight_scale: float = 1.0) -> Tensor:
+        """weight_scale * weight @ x + bias: (in_features, *taps) -> (out_features, *taps), computed in x's dtype."""
+        weight, bias = self.effective_weight().to(x.dtype), self.bias.to(x.dtype)
+        return torch.addmm(bias[:, None], weight, x.flatten(1), alpha=weight_scale).view(-1, *x.shape[1:])
+
+
+def default_bound(fan_in: int) -> float:
+    """Half-width of the uniform distribution from which torch draws linear weights and biases."""
+    return 1 / math.sqrt(fan_in)

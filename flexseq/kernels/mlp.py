@@ -1,0 +1,65 @@
+"""A plain multilayer perceptron, optionally on random Fourier features."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flexseq.arguments import records_arguments
+from flexseq.errors import unknown_name
+from flexseq.kernels.linear import PointwiseLinear
+from flexseq.kernels.network import KernelNetwork
+
+ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}
+
+
+@records_arguments
+class MLP(KernelNetwork):
+    """Linear maps with an activation between them.
+
+    Args:
+        ndim, out_channels, hidden: see `KernelNetwork`.
+        layers: linear maps in all, the readout included; at least 2.
+        activation: "relu", "gelu" or "silu".
+        fourier_features: where given, positions x enter as sin(2 pi B x) and cos(2 pi B x) of that many random rows of B, which stay fixed.
+        fourier_scale: standard deviation of B, in cycles per unit of position.
+        spatial_extent: accepted as by every kernel network; not used.
+
+    Source:
+        Random Fourier features: Tancik et al. 2020.
+
+    Example:
+        >>> MLP(1, 5, activation="gelu", fourier_features=8)(torch.zeros(1, 7)).shape
+        torch.Size([5, 7])
+    """
+
+    def __init__(
+        self,
+        ndim: int,
+        out_channels: int,
+        *,
+        hidden: int = 32,
+        layers: int = 3,
+        activation: str = "relu",
+        fourier_features: int | None = None,
+        fourier_scale: float = 4.0,
+        spatial_extent: float = 1.0,
+    ):
+        super().__init__(ndim, out_channels, hidden)
+        if activation not in ACTIVATIONS:
+            raise unknown_name("activation", activation, ACTIVATIONS)
+        self.activation = activation
+        directions = None if fourier_features is None else torch.randn(fourier_features, ndim) * fourier_scale
+        self.register_buffer("directions", directions)
+        sizes = [ndim if fourier_features is None else 2 * fourier_features] + [hidden] * (layers - 1)
+        self.linears = nn.ModuleList(PointwiseLinear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+
+    def basis(self, positions: Tensor) -> Tensor:
+        h = positions
+        if self.directions is not None:
+            phase = 2 * math.pi * torch.tensordot(self.directions.to(h.dtype), h, 1)
+            h = torch.cat([phase.sin(), phase.cos()])
+        for linear in self.linears:
+            h = ACTIVATIONS[self.activation](linear(h))
+        return h

@@ -1,0 +1,214 @@
+"""Multiplicative filter networks: products of sines (Fourier), of Gabor functions (Gabor), of anisotropic ones (MAGNet)."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from flexseq.arguments import records_arguments
+from flexseq.errors import InputError
+from flexseq.functional.gaussian import rotate
+from flexseq.kernels.linear import PointwiseLinear, default_bound
+from flexseq.kernels.network import KernelNetwork
+
+GAMMA_ALPHA, GAMMA_BETA = 6.0, 1.0
+"""Shape and rate of the Gamma distribution from which the envelopes' inverse widths are drawn."""
+
+
+class MultiplicativeFilterNetwork(KernelNetwork):
+    """h = g_0(x); h = g_i(x) * (W_i h + b_i) for i = 1 .. layers; then a linear readout.
+
+    Args:
+        ndim, out_channels, hidden: see `KernelNetwork`.
+        layers: hidden linear maps; there is one filter more.
+        make_filter: index of a filter -> the filter, a module from (ndim, *taps) to (hidden, *taps).
+
+    Source:
+        Fathony et al. 2021; FlexConv, Eqs. 2 to 4. W_i ~ U(+-sqrt(1 / hidden)); biases and readout as torch draws them.
+    """
+
+    def __init__(self, ndim: int, out_channels: int, hidden: int, layers: int, make_filter: Callable[[int], nn.Module]):
+        super().__init__(ndim, out_channels, hidden)
+        self.linears = nn.ModuleList(PointwiseLinear(hidden, hidden) for _ in range(layers))
+        for linear in self.linears:
+            linear.init_uniform(math.sqrt(1 / hidden))
+        self.filters = nn.ModuleList(make_filter(index) for index in range(layers + 1))
+
+    def basis(self, positions: Tensor) -> Tensor:
+        first, *others = self.filters
+        h = first(positions)
+        for linear, g in zip(self.linears, others, strict=True):
+            h = g(positions) * linear(h)
+        return h
+
+
+class FourierFilter(nn.Module):
+    """sin(w.x + b), with w = (torch's default) * scale and b ~ U(-pi, pi).
+
+    Args:
+        ndim, hidden: position coordinates, and sines.
+        scale: how much faster than torch's default weights the sines vary.
+    """
+
+    def __init__(self, ndim: int, hidden: int, scale: float):
+        super().__init__()
+        self.linear = PointwiseLinear(ndim, hidden)
+        self.linear.init_uniform(default_bound(ndim) * scale, bias_bound=math.pi)
+
+    def forward(self, positions: Tensor) -> Tensor:
+        """(ndim, *taps) -> (hidden, *taps)."""
+        return torch.sin(self.linear(positions))
+
+
+class GaborFilter(nn.Module):
+    """exp(-1/2 sum_d (gamma_d (x_d - mu_d))^2) sin(w.x + b).
+
+    Args:
+        ndim, hidden: position coordinates, and Gabor functions.
+        gamma: (hidden, ndim), or (hidden, 1) for one inverse width for all axes; in 1 / unit of position.
+        scale: w = (torch's default) * scale * gamma.
+        spatial_extent: centres mu ~ U(+-spatial_extent).
+        steerable: turn each envelope by 2 pi theta, theta ~ U(0, 1), before gamma scales it; two axes only. The sine is not turned.
+
+    Source:
+        FlexConv, Eqs. 5 and 7; steerable: appendix.
+    """
+
+    def __init__(self, ndim: int, hidden: int, gamma: Tensor, scale: float, spatial_extent: float, *, steerable: bool = False):
+        super().__init__()
+        self.mu = nn.Parameter(torch.empty(hidden, ndim).uniform_(-spatial_extent, spatial_extent))
+        self.gamma = nn.Parameter(gamma)
+        self.theta = nn.Parameter(torch.rand(hidden)) if steerable else None
+        self.linear = PointwiseLinear(ndim, hidden)
+        self.linear.init_uniform(default_bound(ndim) * scale, bias_bound=math.pi)
+        with torch.no_grad():
+            self.linear.weight.mul_(gamma)
+
+    def forward(self, positions: Tensor) -> Tensor:
+        """(ndim, *taps) -> (hidden, *taps)."""
+        ndim, *taps = positions.shape
+        x = positions.flatten(1)[:, None]  # (ndim, 1, taps)
+        mu, gamma = (p.to(x.dtype).T[..., None] for p in (self.mu, self.gamma))  # (ndim, hidden, 1)
+        offset = x - mu
+        if self.theta is not None:
+            offset = rotate(offset, 2 * math.pi * self.theta.to(x.dtype)[:, None])
+        envelope = (-0.5 * (gamma * offset).square().sum(0)).exp()  # (hidden, taps)
+        return (envelope * torch.sin(self.linear(positions.flatten(1)))).view(-1, *taps)
+
+
+@records_arguments
+class Fourier(MultiplicativeFilterNetwork):
+    """Multiplicative network of sines.
+
+    Args:
+        ndim, out_channels, hidden: see `KernelNetwork`.
+        layers: hidden linear maps.
+        input_scale: sines start with frequencies up to about input_scale / sqrt(layers + 1) radians per unit of position.
+        spatial_extent: accepted as by every kernel network; sines have no place.
+
+    Source:
+        Fathony et al. 2021.
+
+    Example:
+        >>> Fourier(1, 5)(torch.zeros(1, 7)).shape
+        torch.Size([5, 7])
+    """
+
+    def __init__(
+        self,
+        ndim: int,
+        out_channels: int,
+        *,
+        hidden: int = 32,
+        layers: int = 3,
+        input_scale: float = 256.0,
+        spatial_extent: float = 1.0,
+    ):
+        scale = input_scale / math.sqrt(layers + 1)
+        super().__init__(ndim, out_channels, hidden, layers, lambda index: FourierFilter(ndim, hidden, scale))
+
+
+@records_arguments
+class Gabor(MultiplicativeFilterNetwork):
+    """Multiplicative network of isotropic Gabor functions: one inverse width for all axes, gamma ~ Gamma(6 / (layers + 1), 1).
+
+    Args:
+        ndim, out_channels, hidden: see `KernelNetwork`.
+        layers: hidden linear maps.
+        input_scale: see `GaborFilter`: scale = input_scale / sqrt(layers + 1).
+        spatial_extent: half-width of the region around 0 in which the functions start.
+
+    Source:
+        Fathony et al. 2021; FlexConv, Eq. 5.
+
+    Example:
+        >>> Gabor(2, 5)(torch.zeros(2, 3, 4)).shape
+        torch.Size([5, 3, 4])
+    """
+
+    def __init__(
+        self,
+        ndim: int,
+        out_channels: int,
+        *,
+        hidden: int = 32,
+        layers: int = 3,
+        input_scale: float = 25.6,
+        spatial_extent: float = 1.0,
+    ):
+        scale = input_scale / math.sqrt(layers + 1)
+
+        def make_filter(index: int) -> GaborFilter:
+            gamma = _draw_gamma((hidden, 1), GAMMA_ALPHA / (layers + 1))
+            return GaborFilter(ndim, hidden, gamma, scale, spatial_extent)
+
+        super().__init__(ndim, out_channels, hidden, layers, make_filter)
+
+
+@records_arguments
+class MAGNet(MultiplicativeFilterNetwork):
+    """Multiplicative anisotropic Gabor network: an inverse width for each axis, gamma ~ Gamma(6 / l, 1) in the l-th filter.
+
+    Args:
+        ndim, out_channels, hidden: see `KernelNetwork`.
+        layers: hidden linear maps ("3-layer MAGNet" has 3, and 4 Gabor filters).
+        input_scale: see `GaborFilter`: scale = input_scale / sqrt(layers + 1).
+        steerable: turn the envelopes by learned angles; two axes only.
+        spatial_extent: half-width of the region around 0 in which the functions start.
+
+    Raises:
+        InputError: steerable in other than two dimensions.
+
+    Source:
+        FlexConv, Sec. 3.2, Eq. 7.
+
+    Example:
+        >>> MAGNet(2, 5, steerable=True)(torch.zeros(2, 3, 4)).shape
+        torch.Size([5, 3, 4])
+    """
+
+    def __init__(
+        self,
+        ndim: int,
+        out_channels: int,
+        *,
+        hidden: int = 32,
+        layers: int = 3,
+        input_scale: float = 25.6,
+        steerable: bool = False,
+        spatial_extent: float = 1.0,
+    ):
+        if steerable and ndim != 2:
+            raise InputError(f"MAGNet expected ndim=2 with steerable=True, got ndim={ndim}")
+        scale = input_scale / math.sqrt(layers + 1)
+
+        def make_filter(index: int) -> GaborFilter:
+            gamma = _draw_gamma((hidden, ndim), GAMMA_ALPHA / (index + 1))
+            return GaborFilter(ndim, hidden, gamma, scale, spatial_extent, steerable=steerable)
+
+        super().__init__(ndim, out_channels, hidden, layers, make_filter)
+
+
+def _draw_gamma(shape: tuple[int, int], alpha: float) -> Tensor:
+    return torch.distributions.Gamma(alpha, GAMMA_BETA).sample(shape)

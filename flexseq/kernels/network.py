@@ -1,0 +1,40 @@
+"""What every kernel network is: positions -> basis -> linear readout."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from flexseq.kernels.linear import PointwiseLinear
+
+
+class KernelNetwork(nn.Module, ABC):
+    """A function from positions to kernel values, linear in its last layer.
+
+    A subclass is called with (ndim, out_channels, *, hidden, layers, spatial_extent, ...) and gives `basis`; the `readout` mixes the basis
+    functions into output channels. The two are apart because much can be computed from the `hidden` (about 32) basis functions
+    where out_channels (often 900) would be costly.
+
+    Args:
+        ndim: number of position coordinates.
+        out_channels: kernel values at each position.
+        hidden: number of basis functions.
+        readout: the linear map; one with torch's default initialisation by default.
+    """
+
+    def __init__(self, ndim: int, out_channels: int, hidden: int, *, readout: PointwiseLinear | None = None):
+        super().__init__()
+        self.ndim = ndim
+        self.out_channels = out_channels
+        self.hidden = hidden
+        self.readout = PointwiseLinear(hidden, out_channels) if readout is None else readout
+
+    @abstractmethod
+    def basis(self, positions: Tensor) -> Tensor:
+        """(ndim, *taps) -> (hidden, *taps)."""
+
+    def forward(self, positions: Tensor) -> Tensor:
+        """(ndim, *taps) -> (out_channels, *taps)."""
+        return self.readout(self.basis(positions))
+
+    def extra_repr(self) -> str:
+        return f"ndim={self.ndim}, out_channels={self.out_channels}, hidden={self.hidden}"

@@ -1,0 +1,6 @@
+"""Networks, and the baselines that they are compared with."""
+
+from flexseq.models.flextcn import CKCNN, CKTCN, FlexTCN
+from flexseq.models.tcn import TCN
+
+__all__ = ["CKCNN", "CKTCN", "TCN", "FlexTCN"]

@@ -1,0 +1,251 @@
+"""FlexTCN: a residual network of causal continuous convolutions, for sequences."""
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from flexseq.arguments import records_arguments
+from flexseq.errors import InputError, unknown_name
+from flexseq.kernels import SIREN, KernelFactory
+from flexseq.models.causal_conv import CausalConv1d
+from flexseq.models.heads import SequenceHead, check_sequences
+from flexseq.nn import CKConv1d, FlexConv1d
+from flexseq.nn.continuous import read_crops
+from flexseq.positions import Keep
+
+CONVS = ("flex", "ck", "conv")
+NORMS = ("batch", "layer", "group")
+
+
+class StepNorm(nn.LayerNorm):
+    """Layer normalisation over the channels of each time step: (batch, channels, length)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.mT).mT
+
+
+class ResidualBlock(nn.Module):
+    """[conv, norm, ReLU, dropout] twice, plus the input (through a 1x1 convolution where the width changes), then ReLU.
+
+    Args:
+        in_channels, width: channels before and after.
+        make_conv: (in_channels, out_channels) -> a causal convolution.
+        make_norm: channels -> a normalisation.
+        dropout: probability, in [0, 1).
+    """
+
+    def __init__(
+        self, in_channels: int, width: int, make_conv: Callable[[int, int], nn.Module], make_norm: Callable[[int], nn.Module], dropout: float
+    ):
+        super().__init__()
+        self.conv1 = make_conv(in_channels, width)
+        self.norm1 = make_norm(width)
+        self.conv2 = make_conv(width, width)
+        self.norm2 = make_norm(width)
+        self.dropout = nn.Dropout(dropout)
+        self.shortcut = nn.Identity() if in_channels == width else nn.Conv1d(in_channels, width, 1)
+
+    def forward(self, x: Tensor, keep1: Keep | None, keep2: Keep | None) -> Tensor:
+        """(batch, in_channels, length) -> (batch, width, length); `keep1` and `keep2` as from `read_crops`."""
+        h = self.conv1(x) if keep1 is None else self.conv1(x, keep1)
+        h = self.dropout(torch.relu(self.norm1(h)))
+        h = self.conv2(h) if keep2 is None else self.conv2(h, keep2)
+        h = self.dropout(torch.relu(self.norm2(h)))
+        return torch.relu(h + self.shortcut(x))
+
+
+@records_arguments
+class FlexTCN(nn.Module):
+    """Residual blocks of causal convolutions, and a linear classifier.
+
+    Args:
+        in_channels: channels of the sequences.
+        num_classes: logits.
+        depth: blocks of two convolutions each.
+        width: channels inside.
+        conv: "flex" (FlexConv1d), "ck" (CKConv1d), or "conv" (plain, with `kernel_size`).
+        kernel: the kernel network: "magnet" | "gabor" | "fourier" | "siren" | "mlp", or a factory such as partial(MAGNet, hidden=16).
+        kernel_size: taps of each kernel before cropping; by default the length of the first input, and kept then.
+        mask_sigma: where the masks of "flex" start: 2.0 is the whole kernel; short series want about 0.2.
+        dropout: probability, in [0, 1).
+        norm: "batch"; "layer" over the channels of each step; "group" over channels and time together, which looks at the whole
+            series, so that the network is not causal then.
+        head: "last" time step, "mean" over time, or "sequence" for logits at each step.
+        variance_preserving: start with kernels that keep a white input's variance; see FlexConv1d.
+        method: how to convolve; see `flexseq.functional.long_conv`.
+
+    Raises:
+        InputError: arguments out of range.
+
+    Source:
+        FlexConv, Sec. 4.2. FlexTCN-2, -4, -6 at 1 -> 10 have 105,548, 239,436 and 373,324 parameters.
+
+    Example:
+        >>> model = FlexTCN(in_channels=1, num_classes=10, depth=2)
+        >>> model(torch.randn(4, 1, 100)).shape
+        torch.Size([4, 10])
+        >>> sum(p.numel() for p in model.parameters())
+        105548
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        num_classes: int = 10,
+        depth: int = 6,
+        width: int = 30,
+        *,
+        conv: str = "flex",
+        kernel: str | KernelFactory = "magnet",
+        kernel_size: int | None = None,
+        mask_sigma: float = 0.075,
+        dropout: float = 0.1,
+        norm: str = "batch",
+        head: str = "last",
+        variance_preserving: bool = False,
+        method: str = "auto",
+    ):
+        super().__init__()
+        name = type(self).__name__
+        for argument, number in (("in_channels", in_channels), ("num_classes", num_classes), ("depth", depth), ("width", width)):
+            if number < 1:
+                raise InputError(f"{name} expected {argument} of at least 1, got {number}")
+        if not 0 <= dropout < 1:
+            raise InputError(f"{name} expected dropout in [0, 1), got {dropout}")
+        continuous = {"kernel_size": kernel_size, "causal": True, "kernel": kernel, "variance_preserving": variance_preserving, "method": method}
+        make_conv: Callable[[int, int], nn.Module]
+        if conv == "flex":
+            make_conv = functools.partial(FlexConv1d, mask_sigma=mask_sigma, **continuous)
+        elif conv == "ck":
+            make_conv = functools.partial(CKConv1d, **continuous)
+        elif conv == "conv":
+            if kernel_size is None:
+                raise InputError(f"{name} expected a kernel_size with conv='conv', got None")
+            make_conv = functools.partial(CausalConv1d, kernel_size=kernel_size)
+        else:
+            raise unknown_name("conv", conv, CONVS)
+        norms: dict[str, Callable[[int], nn.Module]] = {
+            "batch": nn.BatchNorm1d,
+            "layer": StepNorm,
+            "group": functools.partial(nn.GroupNorm, 1, eps=1e-12),
+        }
+        if norm not in norms:
+            raise unknown_name("norm", norm, NORMS)
+        self.in_channels = in_channels
+        widths = [in_channels] + [width] * depth
+        self.blocks = nn.ModuleList(ResidualBlock(a, b, make_conv, norms[norm], dropout) for a, b in zip(widths, widths[1:], strict=False))
+        self.head = SequenceHead(width, num_classes, head)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of sequences.
+
+        Args:
+            x: (batch, in_channels, length); a longer input than the first is more signal at the same sampling rate.
+
+        Returns:
+            (batch, num_classes), or (batch, num_classes, length) with head="sequence", as cross_entropy takes it.
+
+        Raises:
+            InputError: another number of axes or channels.
+        """
+        check_sequences(self, x, self.in_channels)
+        keeps = read_crops([conv for block in self.blocks for conv in (block.conv1, block.conv2)], x.shape[2:])
+        for i, block in enumerate(self.blocks):
+            x = block(x, keeps[2 * i], keeps[2 * i + 1])
+        return self.head(x)
+
+
+@records_arguments
+class CKTCN(FlexTCN):
+    """FlexTCN's network with kernels as long as the signal and no mask: the ablation "CKTCN" of the FlexConv paper.
+
+    Args:
+        in_channels, num_classes, depth, width, kernel, kernel_size, dropout, norm, head, variance_preserving, method: as in FlexTCN.
+
+    Source:
+        FlexConv, Table 1: CKTCN-2 with Fourier, Gabor and MAGNet kernels.
+
+    Example:
+        >>> CKTCN(kernel="gabor")(torch.randn(4, 1, 50)).shape
+        torch.Size([4, 10])
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        num_classes: int = 10,
+        depth: int = 2,
+        width: int = 30,
+        *,
+        kernel: str | KernelFactory = "magnet",
+        kernel_size: int | None = None,
+        dropout: float = 0.1,
+        norm: str = "batch",
+        head: str = "last",
+        variance_preserving: bool = False,
+        method: str = "auto",
+    ):
+        super().__init__(
+            in_channels,
+            num_classes,
+            depth,
+            width,
+            conv="ck",
+            kernel=kernel,
+            kernel_size=kernel_size,
+            dropout=dropout,
+            norm=norm,
+            head=head,
+            variance_preserving=variance_preserving,
+            method=method,
+        )
+
+
+@records_arguments
+class CKCNN(FlexTCN):
+    """The network of the CKConv paper: SIREN kernels with weight normalisation as long as the signal, layer normalisation.
+
+    Args:
+        in_channels, num_classes, depth, width, kernel_size, dropout, head, method: as in FlexTCN.
+        omega_0: of the SIREN, in radians per unit of position. Published: sMNIST 31.09, pMNIST 43.46, sCIFAR10 25.70,
+            CharacterTrajectories 21.45, Speech Commands 30.90, raw 39.45.
+        norm: as in FlexTCN. "group" is what the original does under the name of layer normalisation: statistics over channels and time
+            together, and so not causal; "layer" is its causal relative, with as many parameters.
+
+    Source:
+        CKConv, Sec. 5. CKCNN-2 at 1 -> 10 has 98,286 parameters.
+
+    Example:
+        >>> sum(p.numel() for p in CKCNN().parameters())
+        98286
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        num_classes: int = 10,
+        depth: int = 2,
+        width: int = 30,
+        *,
+        omega_0: float = 31.09,
+        kernel_size: int | None = None,
+        dropout: float = 0.1,
+        norm: str = "group",
+        head: str = "last",
+        method: str = "auto",
+    ):
+        super().__init__(
+            in_channels,
+            num_classes,
+            depth,
+            width,
+            conv="ck",
+            kernel=functools.partial(SIREN, omega_0=omega_0, bias_bound=1.0, weight_norm=True),
+            kernel_size=kernel_size,
+            dropout=dropout,
+            norm=norm,
+            head=head,
+            method=method,
+        )

@@ -1,0 +1,38 @@
+"""From features over time to logits."""
+
+from torch import Tensor, nn
+
+from flexseq.errors import InputError, unknown_name
+
+HEADS = ("last", "mean", "sequence")
+
+
+class SequenceHead(nn.Linear):
+    """A linear map of the last time step, of the mean over time, or of every step. Weights N(0, std 0.01), bias 0.
+
+    Args:
+        width, num_classes: channels before and after.
+        mode: "last" | "mean" | "sequence".
+    """
+
+    def __init__(self, width: int, num_classes: int, mode: str):
+        super().__init__(width, num_classes)
+        if mode not in HEADS:
+            raise unknown_name("head", mode, HEADS)
+        self.mode = mode
+        nn.init.normal_(self.weight, std=0.01)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(batch, width, length) -> (batch, num_classes), or (batch, num_classes, length) for "sequence"."""
+        if self.mode == "sequence":
+            return super().forward(features.mT).mT
+        return super().forward(features[..., -1] if self.mode == "last" else features.mean(-1))
+
+
+def check_sequences(model: nn.Module, x: Tensor, in_channels: int) -> None:
+    """Raise InputError unless x is (batch, in_channels, length) with at least one step."""
+    if x.ndim != 3 or x.shape[1] != in_channels or x.shape[2] == 0:
+        raise InputError(
+            f"{type(model).__name__} expected sequences of shape (batch, {in_channels}, length), at least one step long, got shape {tuple(x.shape)}"
+        )

@@ -1,0 +1,76 @@
+"""TCN: dilated causal convolutions, the baseline for sequences."""
+
+import torch
+from torch import Tensor, nn
+
+from flexseq.arguments import records_arguments
+from flexseq.errors import InputError
+from flexseq.models.causal_conv import CausalConv1d
+from flexseq.models.heads import SequenceHead, check_sequences
+
+
+class DilatedBlock(nn.Module):
+    """[weight-normalised convolution, ReLU, dropout] twice, plus the input (through a 1x1 convolution where the width changes), then ReLU."""
+
+    def __init__(self, in_channels: int, width: int, kernel_size: int, dilation: int, dropout: float):
+        super().__init__()
+        self.conv1 = CausalConv1d(in_channels, width, kernel_size, dilation=dilation, weight_norm=True)
+        self.conv2 = CausalConv1d(width, width, kernel_size, dilation=dilation, weight_norm=True)
+        self.dropout = nn.Dropout(dropout)
+        self.shortcut = nn.Identity() if in_channels == width else nn.Conv1d(in_channels, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.dropout(torch.relu(self.conv1(x)))
+        h = self.dropout(torch.relu(self.conv2(h)))
+        return torch.relu(h + self.shortcut(x))
+
+
+@records_arguments
+class TCN(nn.Module):
+    """Blocks of causal convolutions with dilation 1, 2, 4, ...; defaults as for sequential MNIST.
+
+    Args:
+        in_channels, num_classes: channels of the sequences, and logits.
+        depth: blocks; they see 2 (kernel_size - 1) (2^depth - 1) + 1 steps.
+        width: channels inside.
+        kernel_size: taps of each convolution.
+        dropout: probability, in [0, 1).
+        head: "last" time step, "mean" over time, or "sequence" for logits at each step.
+
+    Source:
+        Bai et al. 2018, "An Empirical Evaluation of Generic Convolutional and Recurrent Networks for Sequence Modeling".
+
+    Example:
+        >>> TCN()(torch.randn(4, 1, 50)).shape
+        torch.Size([4, 10])
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        num_classes: int = 10,
+        depth: int = 8,
+        width: int = 25,
+        *,
+        kernel_size: int = 7,
+        dropout: float = 0.05,
+        head: str = "last",
+    ):
+        super().__init__()
+        for argument, number in (("in_channels", in_channels), ("depth", depth), ("width", width), ("kernel_size", kernel_size)):
+            if number < 1:
+                raise InputError(f"TCN expected {argument} of at least 1, got {number}")
+        self.in_channels = in_channels
+        widths = [in_channels] + [width] * depth
+        self.blocks = nn.Sequential(
+            *(DilatedBlock(a, b, kernel_size, 2**i, dropout) for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False)))
+        )
+        for module in self.blocks.modules():
+            if isinstance(module, nn.Conv1d):
+                nn.init.normal_(module.weight, std=0.01)
+        self.head = SequenceHead(width, num_classes, head)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, in_channels, length) -> (batch, num_classes), or (batch, num_classes, length) with head="sequence"."""
+        check_sequences(self, x, self.in_channels)
+        return self.head(self.blocks(x))

@@ -1,0 +1,214 @@
+"""What CKConv and FlexConv share: a kernel network sampled at the taps, then a long convolution."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from flexseq.errors import InputError, unknown_name
+from flexseq.functional import long_conv
+from flexseq.functional.long_conv import METHODS
+from flexseq.kernels import KernelFactory, make_kernel
+from flexseq.nn.mask import GaussianMask
+from flexseq.positions import Keep, tap_positions
+
+
+class ContinuousConv(nn.Module):
+    """A convolution whose kernel is a function of position; base of the layers, which say how that function is made.
+
+    Args:
+        in_channels, out_channels: multiples of `groups`.
+        kernel_size: taps along each axis; where None, taken from the first input and kept: a sequence's length, or for images the size,
+            plus one where that is even.
+        causal: an output sees only the present and the past (along every axis); else it is centred and zero-padded "same".
+        groups: as in torch.nn; in_channels for a depthwise layer.
+        bias: whether a learned constant is added to each output channel.
+        kernel: a name ("magnet", "gabor", "fourier", "siren", "mlp"), or a factory such as partial(MAGNet, steerable=True).
+        spatial_extent: half-width of the region in which the kernel network is to be detailed.
+        mask: a Gaussian mask to multiply the kernel with, if any.
+        variance_preserving: scale the readout, once the kernel's size is known, so that each output channel has the variance of a
+            white input.
+        method: how to convolve; see `flexseq.functional.long_conv`.
+    """
+
+    ndim: ClassVar[int]
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int] | None,
+        *,
+        causal: bool,
+        groups: int,
+        bias: bool,
+        kernel: str | KernelFactory,
+        spatial_extent: float,
+        mask: GaussianMask | None,
+        variance_preserving: bool,
+        method: str,
+    ):
+        super().__init__()
+        name = type(self).__name__
+        for argument, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
+            if channels < 1 or groups < 1 or channels % groups:
+                raise InputError(f"{name} expected {argument} to be a positive multiple of groups={groups}, got {channels}")
+        if method not in METHODS:
+            raise unknown_name("method", method, METHODS)
+        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
+        self.causal = causal
+        self.method = method
+        self.kernel_size = self._checked_kernel_size(kernel_size)
+        self.kernel_network = make_kernel(kernel, self.ndim, out_channels * (in_channels // groups), spatial_extent=spatial_extent)
+        self.mask = mask
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        self.variance_preserving = variance_preserving
+        if self.kernel_size is not None and variance_preserving:
+            self._preserve_variance()
+
+    def forward(self, x: Tensor, keep: Keep | None = None) -> Tensor:
+        """Convolve.
+
+        Args:
+            x: (batch, in_channels, *grid).
+            keep: the taps to use, a (start, stop) for each axis, as `read_crops` gives them for a whole network at
+                once; by default the layer reads its own mask.
+
+        Returns:
+            (batch, out_channels, *grid).
+
+        Raises:
+            InputError: another number of axes or channels.
+        """
+        if x.ndim != self.ndim + 2 or x.shape[1] != self.in_channels:
+            raise InputError(
+                f"{type(self).__name__} expected input of {self.in_channels} channels and {self.ndim} grid "
+                f"{'axis' if self.ndim == 1 else 'axes'}, got shape {tuple(x.shape)}"
+            )
+        if keep is None:
+            (keep,) = read_crops([self], x.shape[2:])
+        kernel = self._kernel(keep)
+        return long_conv(x, kernel, self.bias, causal=self.causal, groups=self.groups, method=self.method)
+
+    def sample_kernel(self) -> Tensor:
+        """The kernel as it is applied, masked and cropped: (out_channels, in_channels / groups, *taps).
+
+        Raises:
+            InputError: the kernel's size is not known yet.
+        """
+        (keep,) = read_crops([self])
+        return self._kernel(keep)
+
+    def kernel_norm(self) -> Tensor:
+        """||sampled kernel||_2, without sampling the kernel: ||W B||^2 = tr(W B B' W') for a basis B and a readout W. A scalar."""
+        (keep,) = read_crops([self])
+        with torch.autocast(self._device.type, enabled=False):
+            positions = self._positions(keep)
+            basis = self.kernel_network.basis(positions)
+            basis = torch.cat([basis, torch.ones_like(basis[:1])])  # the readout's bias is the weight of a constant
+            if self.mask is not None:
+                basis = basis * self.mask(positions)
+            basis = basis.flatten(1)
+            readout = self.kernel_network.readout
+            weight = torch.cat([readout.effective_weight(), readout.bias[:, None]], 1).to(basis.dtype)
+            square = ((weight @ (basis @ basis.T)) * weight).sum()
+            tiny = torch.finfo(square.dtype).tiny  # the root's slope at 0 is infinite
+            return square.clamp_min(tiny).sqrt()
+
+    def _kernel(self, keep: Keep) -> Tensor:
+        with torch.autocast(self._device.type, enabled=False):  # positions need more digits than half precision has
+            positions = self._positions(keep)
+            values = self.kernel_network(positions)  # (out * in, *taps)
+            if self.mask is not None:
+                values = values * self.mask(positions)
+        values = values.to(self.kernel_network.readout.bias.dtype)
+        return values.unflatten(0, (self.out_channels, self.in_channels // self.groups))
+
+    def _positions(self, keep: Keep) -> Tensor:
+        if self.kernel_size is None:
+            raise InputError(f"{type(self).__name__} has no kernel size yet: give kernel_size, or an input first")
+        parameter = self.kernel_network.readout.bias
+        dtype = torch.promote_types(parameter.dtype, torch.float32)
+        return tap_positions(self.kernel_size, causal=self.causal, keep=keep, dtype=dtype, device=parameter.device)
+
+    @property
+    def _device(self) -> torch.device:
+        return self.kernel_network.readout.bias.device
+
+    def _checked_kernel_size(self, kernel_size: int | Sequence[int] | None) -> tuple[int, ...] | None:
+        if kernel_size is None:
+            return None
+        size = (kernel_size,) * self.ndim if isinstance(kernel_size, int) else tuple(int(n) for n in kernel_size)
+        if len(size) != self.ndim or min(size) < 1:
+            raise InputError(f"{type(self).__name__} expected kernel_size to be 1 or more, for {self.ndim} axes, got {kernel_size!r}")
+        return size
+
+    def _take_kernel_size(self, grid: Sequence[int]) -> None:
+        """Fix the kernel's size from the first input's."""
+        if 0 in grid:
+            raise InputError(f"{type(self).__name__} expected a first input of at least one sample, got a grid of {tuple(grid)}")
+        self.kernel_size = tuple(int(n) if self.ndim == 1 else int(n) + 1 - int(n) % 2 for n in grid)
+        if self.variance_preserving:
+            self._preserve_variance()
+
+    @torch.no_grad()
+    def _preserve_variance(self) -> None:
+        # A white input of variance 1 gives an output of variance sum k^2, over input channels and taps.
+        gain = self.sample_kernel().double().square().flatten(1).sum(1).sqrt()  # (out_channels,)
+        per_output = self.in_channels // self.groups
+        readout = self.kernel_network.readout
+        readout.scale_outputs((1 / gain).to(readout.bias.dtype).repeat_interleave(per_output))
+
+    # The kernel's size is part of the state: without it, weights of a layer that took it from its first input mean nothing.
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.kernel_size or (0,) * self.ndim)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        size = tuple(int(n) for n in state)
+        if all(size):
+            self.kernel_size = size
+
+    def extra_repr(self) -> str:
+        parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}", f"causal={self.causal}"]
+        if self.groups != 1:
+            parts.append(f"groups={self.groups}")
+        if self.bias is None:
+            parts.append("bias=False")
+        return ", ".join(parts)
+
+
+@torch.compiler.disable
+def read_crops(layers: Sequence[nn.Module], grid: Sequence[int] | None = None) -> list[Keep | None]:
+    """The taps that each layer keeps, all masks read from the device at once.
+
+    Args:
+        layers: any modules; those that are no continuous convolutions get None.
+        grid: the size of the input, for layers that have no kernel size yet.
+
+    Returns:
+        For each layer its (start, stop) on each axis, to be given to its `forward`.
+    """
+    continuous = [layer for layer in layers if isinstance(layer, ContinuousConv)]
+    if grid is not None:
+        for layer in continuous:
+            if layer.kernel_size is None:
+                layer._take_kernel_size(grid)
+    masked = [layer for layer in continuous if layer.mask is not None]
+    rows: dict[nn.Module, list[float]] = {}
+    if masked:
+        vectors = [layer.mask.parameters_in_a_row().detach() for layer in masked]
+        values = torch.cat(vectors).tolist()  # the one read from the device
+        for layer, vector in zip(masked, vectors, strict=True):
+            rows[layer], values = values[: len(vector)], values[len(vector) :]
+    keeps: list[Keep | None] = []
+    for layer in layers:
+        if not isinstance(layer, ContinuousConv):
+            keeps.append(None)
+        elif layer.kernel_size is None:
+            raise InputError(f"{type(layer).__name__} has no kernel size yet: give kernel_size, or an input first")
+        elif layer.mask is None:
+            keeps.append([(0, size) for size in layer.kernel_size])
+        else:
+            keeps.append(layer.mask.kept_taps(layer.kernel_size, rows[layer], causal=layer.causal))
+    return keeps

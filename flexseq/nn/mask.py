@@ -1,0 +1,60 @@
+"""The learnable Gaussian window that gives a kernel its size."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from flexseq.functional import gaussian_mask
+from flexseq.positions import kept_taps
+
+
+class GaussianMask(nn.Module):
+    """A Gaussian over positions with learnable mean and sigma for each axis.
+
+    Training gives the parameters of every module of this type a learning rate of their own (`flexseq.param_groups`).
+
+    Args:
+        ndim: number of axes.
+        mean: where it starts, on every axis; in units of position.
+        sigma: how wide it starts, on every axis; in units of position.
+        threshold: the kernel is cropped where the mask falls below this value; 0 never crops.
+        rotated: learn an angle too; two axes only.
+
+    Source:
+        FlexConv, Eq. 1, and appendix D.3 for the rotation.
+    """
+
+    def __init__(self, ndim: int, *, mean: float, sigma: float, threshold: float = 0.1, rotated: bool = False):
+        super().__init__()
+        self.mean = nn.Parameter(torch.full((ndim,), mean))
+        self.sigma = nn.Parameter(torch.full((ndim,), sigma))
+        self.angle = nn.Parameter(torch.zeros(())) if rotated else None
+        self.threshold = threshold
+
+    def forward(self, positions: Tensor) -> Tensor:
+        """(ndim, *taps) -> (*taps), in [0, 1]."""
+        return gaussian_mask(positions, self.mean, self.sigma, self.angle)
+
+    def parameters_in_a_row(self) -> Tensor:
+        """All parameters as one vector, to be read by the host in one go."""
+        parts = [self.mean, self.sigma] + ([] if self.angle is None else [self.angle[None]])
+        return torch.cat(parts)
+
+    def kept_taps(self, kernel_size: tuple[int, ...], row: list[float], *, causal: bool) -> list[tuple[int, int]]:
+        """The taps above the threshold, a (start, stop) for each axis.
+
+        Args:
+            kernel_size: taps along each axis, before cropping.
+            row: the values of `parameters_in_a_row`.
+            causal: whether the last tap is the present.
+        """
+        ndim = len(kernel_size)
+        mean, sigma = row[:ndim], row[ndim : 2 * ndim]
+        if self.angle is not None:  # half-widths of the box round the turned ellipse
+            cos, sin = math.cos(row[-1]), math.sin(row[-1])
+            sigma = [math.hypot(cos * sigma[0], sin * sigma[1]), math.hypot(sin * sigma[0], cos * sigma[1])]
+        return kept_taps(kernel_size, mean, sigma, threshold=self.threshold, causal=causal)
+
+    def extra_repr(self) -> str:
+        return f"threshold={self.threshold}, rotated={self.angle is not None}"

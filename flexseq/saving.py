@@ -1,0 +1,66 @@
+"""A model as one file: weights, and the constructor's arguments as JSON. Nothing in the file is run when it is read."""
+
+import json
+import os
+
+import torch
+from torch import nn
+
+from flexseq.arguments import arguments_of, build, from_json, to_json
+from flexseq.errors import InputError
+from flexseq.files import replacing
+
+FORMAT = "1"
+
+
+def save(model: nn.Module, path: str | os.PathLike) -> None:
+    """Write a model or layer of flexseq to one safetensors file.
+
+    Args:
+        model: an object of any class that flexseq makes public.
+        path: where to; an existing file is replaced, whole or not at all.
+
+    Raises:
+        InputError: a class that is not flexseq's, or a constructor argument that JSON cannot hold (a lambda as `kernel`, say).
+
+    Example:
+        >>> import flexseq as fs, tempfile
+        >>> model = fs.FlexTCN(depth=1)
+        >>> fs.save(model, tempfile.gettempdir() + "/model.safetensors")
+        >>> type(fs.load(tempfile.gettempdir() + "/model.safetensors")).__name__
+        'FlexTCN'
+    """
+    from safetensors.torch import save_file
+
+    metadata = {"flexseq": FORMAT, "class": type(model).__name__, "arguments": json.dumps(to_json(arguments_of(model)))}
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    with replacing(path) as part:
+        save_file(tensors, part, metadata)
+
+
+def load(path: str | os.PathLike, *, device: torch.device | str = "cpu") -> nn.Module:
+    """Build the model that `save` wrote, in its dtype, in eval mode.
+
+    Args:
+        path: a file of `save`'s.
+        device: where to put the model.
+
+    Raises:
+        FileNotFoundError: no such file.
+        InputError: a file that `save` did not write.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - a file has keys but is no mapping
+    except SafetensorError as error:
+        raise InputError(f"{path} is not a safetensors file: {error}") from error
+    if metadata.get("flexseq") != FORMAT:
+        raise InputError(f"{path} was not written by flexseq.save (format {FORMAT}): its metadata are {metadata}")
+    model = build(metadata["class"], from_json(json.loads(metadata["arguments"])))
+    for dtype in {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}:
+        model = model.to(dtype)
+    model.load_state_dict(state)
+    return model.to(device).eval()

@@ -1,0 +1,194 @@
+"""What happens round an epoch: seeds, the log, checkpoints, progress."""
+
+import csv
+import io
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from flexseq.data.loader import epoch_seed
+from flexseq.errors import InputError
+from flexseq.files import replacing, write_text
+
+COLUMNS = ("epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "lr", "seconds", "session")
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Checkpoints that are written beside their target, synced and renamed."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path, storage_options: Any | None = None) -> None:
+        with replacing(path) as part:
+            torch.save(checkpoint, part)
+
+
+class EpochSeeds(Callback):
+    """Seed torch at the first batch of each epoch, from the run's seed and the epoch: dropout then repeats in a resumed run."""
+
+    def __init__(self, seed: int):
+        self.seed = seed
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 0:
+            torch.manual_seed(epoch_seed(self.seed, trainer.current_epoch))
+
+
+class History(Callback):
+    """A row of measurements for each epoch, as a CSV file that is rewritten whole, and the weights of the best epoch on the validation split.
+
+    Both are part of the checkpoint, so that a resumed run goes on with what it had.
+
+    Args:
+        path: of the CSV file.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.rows: list[dict[str, float]] = []
+        self.best_epoch = 0
+        self.best_weights: dict[str, torch.Tensor] = {}
+        self.session = 1
+        self._began = time.perf_counter()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._began = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        train_loss, train_accuracy = pl_module.collect("fit")
+        validation_loss, validation_accuracy = pl_module.collect("val")
+        now = time.perf_counter()
+        epoch = trainer.current_epoch + 1
+        values = (
+            epoch,
+            train_loss,
+            train_accuracy,
+            validation_loss,
+            validation_accuracy,
+            trainer.optimizers[0].param_groups[0]["lr"],
+            now - self._began,
+            self.session,
+        )
+        self._began = now
+        self.rows.append(dict(zip(COLUMNS, values, strict=True)))
+        if not math.isfinite(train_loss):
+            raise InputError(f"the training loss became {train_loss} in epoch {epoch}; a lower --lr may help")
+        best = self.rows[self.best_epoch - 1] if self.best_epoch else None
+        if best is None or (validation_accuracy, -validation_loss) > (best["validation_accuracy"], -best["validation_loss"]):
+            self.best_epoch = epoch
+            self.best_weights = {name: tensor.detach().cpu().clone() for name, tensor in pl_module.model.state_dict().items()}
+        self._write()
+
+    def _write(self) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_text(self.path, text.getvalue())
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows, "best_epoch": self.best_epoch, "best_weights": self.best_weights, "session": self.session}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = state_dict["rows"]
+        self.best_epoch = state_dict["best_epoch"]
+        self.best_weights = state_dict["best_weights"]
+        self.session = state_dict["session"] + 1
+
+
+class EveryEpoch(Callback):
+    """Save a checkpoint at every epoch's end; it comes after the callbacks whose state it is to hold."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.save_checkpoint(self.path)
+
+
+class Report(Callback):
+    """A line for each epoch and the time that is left; in a terminal also a bar over all steps.
+
+    Args:
+        history: where the epoch's numbers are; it comes before this callback.
+        epochs: of the whole run.
+        label: what is being trained, in a word or two.
+    """
+
+    EVERY = 30.0  # seconds between lines within an epoch, where there is no terminal
+
+    def __init__(self, history: History, epochs: int, label: str):
+        self.history = history
+        self.epochs = epochs
+        self.label = label
+        self.console = Console(soft_wrap=True, highlight=False)
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+            speed_estimate_period=600,
+        )
+        self._began = self._spoke = 0.0
+        self._first_step = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch:
+            self.console.print(f"{self.label}: resuming at epoch {trainer.current_epoch + 1} of {self.epochs}")
+        self._began = self._spoke = time.perf_counter()
+        self._first_step = trainer.global_step
+        self.task = self.bar.add_task(self.label, total=pl_module.steps, completed=trainer.global_step)
+        self.bar.start()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.bar.update(self.task, completed=trainer.global_step, description=f"{self.label} epoch {trainer.current_epoch + 1}/{self.epochs}")
+        now = time.perf_counter()
+        if not self.console.is_terminal and now - self._spoke > self.EVERY:
+            self._spoke = now
+            steps = pl_module.steps // self.epochs
+            self.console.print(
+                f"{self.label}: epoch {trainer.current_epoch + 1}/{self.epochs}, step {batch_idx + 1}/{steps}, about {self._left(trainer, pl_module)} left"
+            )
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._spoke = time.perf_counter()
+        row = self.history.rows[-1]
+        self.console.print(
+            f"{self.label}: epoch {row['epoch']}/{self.epochs}  loss {row['train_loss']:.4f}  train {row['train_accuracy']:.2%}  "
+            f"validation {row['validation_accuracy']:.2%}  {row['seconds']:.1f} s, about {self._left(trainer, pl_module)} left"
+        )
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.bar.stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.bar.stop()
+
+    def _left(self, trainer: Trainer, pl_module: LightningModule) -> str:
+        done = trainer.global_step - self._first_step
+        return duration((time.perf_counter() - self._began) / max(done, 1) * (pl_module.steps - trainer.global_step))
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words.
+
+    Example:
+        >>> duration(45), duration(125), duration(7500)
+        ('45 s', '2 min 05 s', '2 h 05 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -1,0 +1,118 @@
+"""Train a classifier, and test it."""
+
+import logging
+import signal
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from flexseq.data.dataset import Dataset, Split
+from flexseq.data.loader import EpochLoader
+from flexseq.errors import InputError
+from flexseq.training.recipe import Recipe
+
+CHECKPOINT = "last.ckpt"
+LOG = "history.csv"
+
+
+@dataclass
+class Fitted:
+    """A finished run.
+
+    Args:
+        rows: a dict of measurements for each epoch.
+        best_epoch: the one with the best accuracy on the validation split (then the lowest loss), counted from 1.
+        best_weights: the state_dict after it; the model itself holds the final epoch's.
+    """
+
+    rows: list[dict[str, float]]
+    best_epoch: int
+    best_weights: dict[str, Tensor]
+
+
+def pick_device(name: str) -> torch.device:
+    """A device by name; "auto" takes CUDA, then Apple's, then the CPU.
+
+    Raises:
+        InputError: it is not there.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind, available in there.items() if available))
+    if not there.get(name):
+        raise InputError(f"device expected auto or one of {', '.join(kind for kind, available in there.items() if available)} here, got {name!r}")
+    return torch.device(name)
+
+
+def fit(model: nn.Module, dataset: Dataset, recipe: Recipe, folder: Path, *, device: torch.device, resume: bool = False, label: str = "") -> Fitted:
+    """Train `model` in place, with a checkpoint and a log in `folder` after every epoch.
+
+    Args:
+        model: (batch, channels, *grid) -> (batch, classes).
+        dataset: its training and validation splits are used.
+        recipe: how to train.
+        folder: for `last.ckpt` and `history.csv`.
+        device: where to train.
+        resume: go on from `last.ckpt` where there is one; bit for bit what an uninterrupted run on a CPU gives.
+        label: what the progress lines begin with.
+
+    Returns:
+        What was measured; the model holds the final weights.
+
+    Raises:
+        InputError: the loss became NaN.
+    """
+    from pytorch_lightning import Trainer
+
+    from flexseq.training.callbacks import EpochSeeds, EveryEpoch, History, Report, WholeCheckpoints
+    from flexseq.training.module import Classifier
+
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    pin = device.type == "cuda"
+    train = EpochLoader(dataset.train, recipe.batch_size, seed=recipe.seed, workers=recipe.workers, pin_memory=pin)
+    validation = EpochLoader(dataset.validation, recipe.batch_size, workers=recipe.workers, pin_memory=pin)
+    module = Classifier(model, len(dataset.classes), recipe, len(train))
+    history = History(folder / LOG)
+    trainer = Trainer(
+        accelerator={"cuda": "gpu"}.get(device.type, device.type),
+        devices=1,
+        max_epochs=recipe.epochs,
+        precision=recipe.precision,
+        gradient_clip_val=recipe.gradient_clip or None,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        default_root_dir=folder,
+        callbacks=[EpochSeeds(recipe.seed), history, EveryEpoch(folder / CHECKPOINT), Report(history, recipe.epochs, label)],
+        plugins=[WholeCheckpoints()],
+    )
+    checkpoint = folder / CHECKPOINT
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="pytorch_lightning")
+        try:
+            trainer.fit(module, train, validation, ckpt_path=checkpoint if resume and checkpoint.is_file() else None, weights_only=True)
+        except SystemExit as error:  # what Lightning makes of Ctrl-C, which it also switches off
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            raise KeyboardInterrupt from error
+    return Fitted(history.rows, history.best_epoch, history.best_weights)
+
+
+@torch.no_grad()
+def predict(model: nn.Module, split: Split, *, device: torch.device, batch_size: int) -> tuple[Tensor, Tensor]:
+    """Classes that the model, in eval mode, gives to a split.
+
+    Returns:
+        Predicted and true classes, (samples,) each, on the CPU.
+    """
+    model = model.to(device).eval()
+    dtype = next(model.parameters()).dtype
+    predicted, true = [], []
+    for inputs, targets in EpochLoader(split, batch_size):
+        predicted.append(model(inputs.to(device, dtype)).argmax(1).cpu())
+        true.append(targets)
+    return torch.cat(predicted), torch.cat(true)

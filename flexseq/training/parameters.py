@@ -1,0 +1,49 @@
+"""What the optimiser should know of a model: parameter groups, and the penalty on kernels."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flexseq.nn.continuous import ContinuousConv
+from flexseq.nn.mask import GaussianMask
+
+
+def param_groups(model: nn.Module, lr: float, mask_lr_scale: float = 0.1) -> list[dict[str, Any]]:
+    """Parameter groups for any torch optimiser: masks train at a fraction of the learning rate.
+
+    Args:
+        model: anything; masks are found by their type.
+        lr: learning rate of all other parameters.
+        mask_lr_scale: the masks' share of it, 0.1 in the papers.
+
+    Returns:
+        One group, or two where there are masks; every parameter stands in exactly one.
+
+    Example:
+        >>> import flexseq as fs
+        >>> groups = param_groups(fs.FlexTCN(depth=1), lr=0.01)
+        >>> [(len(group["params"]), group["lr"]) for group in groups]
+        [(56, 0.01), (4, 0.001)]
+    """
+    masks = {id(p): p for module in model.modules() if isinstance(module, GaussianMask) for p in module.parameters()}
+    others = [p for p in model.parameters() if id(p) not in masks]
+    groups = [{"params": others, "lr": lr}]
+    if masks:
+        groups.append({"params": list(masks.values()), "lr": lr * mask_lr_scale})
+    return groups
+
+
+def kernel_penalty(model: nn.Module) -> Tensor:
+    """The papers' weight decay: the sum over continuous convolutions of ||sampled kernel||_2 + ||bias||_2, norms not squared.
+
+    Returns:
+        A scalar; 0 for a model without such layers.
+    """
+    total = next(model.parameters()).new_zeros(())
+    for module in model.modules():
+        if isinstance(module, ContinuousConv):
+            total = total + module.kernel_norm()
+            if module.bias is not None:
+                total = total + torch.linalg.vector_norm(module.bias)
+    return total
