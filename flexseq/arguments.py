@@ -14,7 +14,8 @@ BUILDABLE: dict[str, type] = {}
 
 def records_arguments(cls: T) -> T:
     """Class decorator: remember the constructor's arguments, defaults included, and make the class known to `fs.load`."""
-    init = cls.__init__
+    target: Any = cls
+    init = target.__init__
     signature = inspect.signature(init)
 
     @functools.wraps(init)
@@ -25,7 +26,7 @@ def records_arguments(cls: T) -> T:
             self.__dict__["_arguments"] = dict(list(bound.arguments.items())[1:])
         init(self, *args, **kwargs)
 
-    cls.__init__ = recording_init
+    target.__init__ = recording_init
     BUILDABLE[cls.__name__] = cls
     return cls
 

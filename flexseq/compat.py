@@ -26,8 +26,8 @@ NOT_WEIGHTS = ("temperature", "mask_threshold", "omega_0")
 def load_flexconv(model: nn.Module, state_dict: Mapping[str, Tensor]) -> nn.Module:
     """Copy weights of the original FlexConv code into a kernel network, a layer or a FlexTCN.
 
-    Masks, kernel sizes and batch statistics come along. The model must have been built with the same arguments; a threshold and omega_0 are the
-    constructor's.
+    Masks, kernel sizes and batch statistics come along. The model must have been built with the same arguments; a mask's threshold and
+    omega_0 are the constructor's.
 
     Args:
         model: what to fill, in place.
@@ -51,7 +51,7 @@ def load_flexconv(model: nn.Module, state_dict: Mapping[str, Tensor]) -> nn.Modu
     ours: dict[str, Tensor] = {}
     for name, tensor in state_dict.items():
         tensor = torch.as_tensor(tensor)
-        parent, _, leaf = name.rpartition(".")
+        leaf = name.rpartition(".")[2]
         if leaf in NOT_WEIGHTS:
             continue
         for pattern, replacement in RENAMED:
@@ -70,7 +70,9 @@ def load_flexconv(model: nn.Module, state_dict: Mapping[str, Tensor]) -> nn.Modu
     wanted = model.state_dict()
     missing, left_over = sorted(wanted.keys() - ours.keys()), sorted(ours.keys() - wanted.keys())
     if missing or left_over:
-        raise InputError(f"load_flexconv: {type(model).__name__} wants {missing or 'nothing more'}, and has no place for {left_over or 'nothing'}")
+        raise InputError(
+            f"load_flexconv: {type(model).__name__} wants {missing or 'nothing more'}, and has no place for {left_over or 'nothing'}"
+        )
     for name, tensor in ours.items():
         if wanted[name].numel() != tensor.numel():
             raise InputError(f"load_flexconv expected {name} of shape {tuple(wanted[name].shape)}, got {tuple(tensor.shape)}")

@@ -59,7 +59,8 @@ def kept_taps(
 
     The mask falls to the threshold at mean +- sigma sqrt(-2 ln threshold). A causal kernel keeps the taps above the lower
     cut up to the present, and all of them once |cut| >= 1. A centred one keeps, on each axis, the taps with |position| below the
-    larger of the two absolute cuts, and so stays symmetric. At least the present tap, or the middle, is always kept.
+    larger of the two absolute cuts, and so stays symmetric. At least the present tap, or the middle, is always kept; all are where
+    the mask is NaN.
 
     Args:
         kernel_size: taps along each axis.
@@ -81,11 +82,11 @@ def kept_taps(
         reach = abs(width) * math.sqrt(-2 * math.log(threshold)) if threshold else math.inf
         if causal:
             cut = centre - reach
-            start = 0 if abs(cut) >= 1 else math.floor((cut + 1) * last / 2) + 1
+            start = math.floor((cut + 1) * last / 2) + 1 if abs(cut) < 1 else 0
             keep.append((min(start, last), size))
         else:
             cut = max(abs(centre - reach), abs(centre + reach))
-            start = 0 if cut > 1 else math.floor((1 - cut) * last / 2) + 1
+            start = math.floor((1 - cut) * last / 2) + 1 if cut <= 1 else 0
             start = min(start, last // 2)
             keep.append((start, size - start))
     return keep

@@ -1,6 +1,8 @@
 """The command line's options."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -51,31 +53,32 @@ def bench(
     out: Annotated[Path | None, typer.Option(help="the run's folder; by default a new one in runs/")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the run that --out holds")] = False,
 ) -> None:
-    if task is None:
-        list_tasks(data_dir)
-        return
-    if task not in TASKS:
-        raise unknown_name("task", task, TASKS)
-    chosen = TASKS[task]
-    data = _given(data_dir=data_dir, download=download or None, words=words, split=split, short=short, limit=limit)
-    for name in data:
-        if name not in chosen.options:
-            raise InputError(f"{task} has no option --{name.replace('_', '-')}; for its data it takes {', '.join(chosen.options)}")
-    if limit is not None and limit < 1:
-        raise InputError(f"--limit expected at least 1, got {limit}")
-    if precision not in PRECISIONS:
-        raise unknown_name("precision", precision, PRECISIONS)
-    if kernel is not None and kernel not in KERNELS:
-        raise unknown_name("kernel", kernel, KERNELS)
-    if resume and out is None:
-        raise InputError("--resume needs --out, the folder of the run to go on with")
-    training = _given(epochs=epochs, batch_size=batch_size, lr=lr, kernel_penalty=kernel_penalty, gradient_clip=gradient_clip)
-    recipe = Recipe(**{**chosen.recipe, **training}, precision=PRECISIONS[precision], seed=seed, workers=workers)
-    given = _given(depth=depth, width=width, kernel=kernel, conv=conv, kernel_size=kernel_size, mask_sigma=mask_sigma, dropout=dropout)
-    name = model or chosen.model
-    plan = Plan(chosen, data, name, network_arguments(name, given, chosen.network), recipe)
-    folder = out or Path("runs") / f"{task}-{datetime.now():%Y%m%d-%H%M%S}"
-    print(run(plan, folder, seeds=seeds, device=device, resume=resume))
+    with _failing_in_one_sentence():
+        if task is None:
+            list_tasks(data_dir)
+            return
+        if task not in TASKS:
+            raise unknown_name("task", task, TASKS)
+        chosen = TASKS[task]
+        data = _given(data_dir=data_dir, download=download or None, words=words, split=split, short=short, limit=limit)
+        for name in data:
+            if name not in chosen.options:
+                raise InputError(f"{task} has no option --{name.replace('_', '-')}; for its data it takes {', '.join(chosen.options)}")
+        if limit is not None and limit < 1:
+            raise InputError(f"--limit expected at least 1, got {limit}")
+        if precision not in PRECISIONS:
+            raise unknown_name("precision", precision, PRECISIONS)
+        if kernel is not None and kernel not in KERNELS:
+            raise unknown_name("kernel", kernel, KERNELS)
+        if resume and out is None:
+            raise InputError("--resume needs --out, the folder of the run to go on with")
+        training = _given(epochs=epochs, batch_size=batch_size, lr=lr, kernel_penalty=kernel_penalty, gradient_clip=gradient_clip)
+        recipe = Recipe(**{**chosen.recipe, **training}, precision=PRECISIONS[precision], seed=seed, workers=workers)
+        given = _given(depth=depth, width=width, kernel=kernel, conv=conv, kernel_size=kernel_size, mask_sigma=mask_sigma, dropout=dropout)
+        name = model or chosen.model
+        plan = Plan(chosen, data, name, network_arguments(name, given, chosen.network), recipe)
+        folder = out or Path("runs") / f"{task}-{datetime.now():%Y%m%d-%H%M%S}"
+        print(run(plan, folder, seeds=seeds, device=device, resume=resume))
 
 
 def list_tasks(data_dir: str | None) -> None:
@@ -90,13 +93,19 @@ def _given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def main() -> None:
-    """Run the command line: exit status 2 with one sentence on bad input, 130 on Ctrl-C."""
+@contextmanager
+def _failing_in_one_sentence() -> Iterator[None]:
+    """Exit status 2 and the error's sentence on bad input, 130 on Ctrl-C."""
     try:
-        app(standalone_mode=True)
+        yield
     except InputError as error:
         print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
+        raise typer.Exit(2) from error
+    except KeyboardInterrupt as error:
         print("interrupted; --resume with the same options and --out goes on after the last finished epoch", file=sys.stderr)
-        sys.exit(130)
+        raise typer.Exit(130) from error
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

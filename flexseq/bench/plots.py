@@ -15,7 +15,9 @@ def plot_curves(rows: list[dict[str, float]], best_epoch: int, path: Path) -> No
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     for axis, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         for split, colour in (("train", "tab:blue"), ("validation", "tab:orange")):
-            axis.plot(epochs, [row[f"{split}_{quantity}"] for row in rows], color=colour, label=split, marker="." if len(rows) < 15 else None)
+            axis.plot(
+                epochs, [row[f"{split}_{quantity}"] for row in rows], color=colour, label=split, marker="." if len(rows) < 15 else None
+            )
         axis.axvline(best_epoch, color="0.6", linestyle=":", label=f"best validation accuracy (epoch {best_epoch})")
         axis.set_xlabel("epoch")
         axis.set_ylabel(quantity)

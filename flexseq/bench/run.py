@@ -115,7 +115,9 @@ def _check_claim(folder: Path, recipe: dict[str, Any], resume: bool) -> None:
     try:
         before = json.loads((folder / RECIPE).read_text())
     except (OSError, ValueError) as error:
-        raise InputError(f"{folder} holds {', '.join(there)} but no readable {RECIPE}, so it cannot be resumed; give another --out") from error
+        raise InputError(
+            f"{folder} holds {', '.join(there)} but no readable {RECIPE}, so it cannot be resumed; give another --out"
+        ) from error
     differing = [
         f"{part}: {_flat(before).get(part)} there, {_flat(recipe).get(part)} here"
         for part in sorted(_flat(before).keys() | _flat(recipe).keys())
@@ -152,7 +154,9 @@ def _run_one(plan: Plan, dataset: Dataset, folder: Path, device: torch.device, r
     return _finish(plan, dataset, model, fitted, folder, device, time.perf_counter() - began)
 
 
-def _finish(plan: Plan, dataset: Dataset, model: nn.Module, fitted: Fitted, folder: Path, device: torch.device, seconds: float) -> dict[str, Any]:
+def _finish(
+    plan: Plan, dataset: Dataset, model: nn.Module, fitted: Fitted, folder: Path, device: torch.device, seconds: float
+) -> dict[str, Any]:
     """Test the final weights and the best ones on validation, and write everything; result.json last."""
     batch_size = plan.recipe.batch_size
     predicted, true = predict(model, dataset.test, device=device, batch_size=batch_size)

@@ -48,8 +48,8 @@ class _Batches(Dataset):
 class EpochLoader:
     """Iterates over a split in batches, in workers where there are any.
 
-    The epoch is asked for when the first batch is, not when the iterator is made: Lightning makes the iterator of a resumed run before it knows
-    at which epoch that goes on, and torch's DataLoader would draw its first batches there and then.
+    The epoch is asked for when the first batch is, not when the iterator is made: Lightning makes the iterator of a resumed run before
+    it knows at which epoch that goes on, and torch's DataLoader would draw its first batches there and then.
 
     Args:
         split: what to iterate over.

@@ -1,7 +1,7 @@
 """Speech Commands, and any folder in its layout: one-second clips of spoken words, raw or as MFCCs.
 
-The layout is WORD/SPEAKER_nohash_N.wav, with testing_list.txt and validation_list.txt beside the words. torchaudio's dataset class lists the
-files; they are decoded once and kept as a memory-mapped array.
+The layout is WORD/SPEAKER_nohash_N.wav, with testing_list.txt and validation_list.txt beside the words. torchaudio's dataset class lists
+the files; they are decoded once and kept as a memory-mapped array.
 """
 
 import hashlib
@@ -125,7 +125,8 @@ def _folder_of_words(folder: str | Path | None, download: bool) -> Path:
             unpack_tar(archive, base / PLACES[0])
         else:
             raise InputError(
-                f"{base} holds no WORD/SPEAKER_nohash_N.wav, nor does {base / PLACES[0]}; give another folder, or --download to fetch it there"
+                f"{base} holds no WORD/SPEAKER_nohash_N.wav, nor does {base / PLACES[0]}; "
+                "give another folder, or --download to fetch it there"
             )
     return next(base / place for place in PLACES if next((base / place).glob("*/*_nohash_*.wav"), None) is not None)
 
@@ -154,10 +155,10 @@ def _split_by_lists(root: Path, paths: list[str]) -> tuple[np.ndarray, np.ndarra
         named[name] = set(file.read_text().split())
     of_validation = np.array([path in named["validation"] for path in paths])
     of_test = np.array([path in named["testing"] for path in paths])
-    parts = tuple(np.flatnonzero(part) for part in (~of_validation & ~of_test, of_validation & ~of_test, of_test))
+    parts = [np.flatnonzero(part) for part in (~of_validation & ~of_test, of_validation & ~of_test, of_test)]
     if not all(len(part) for part in parts):
         raise InputError(f"the lists in {root} leave {[len(part) for part in parts]} clips to train, validate and test; use --split paper")
-    return parts
+    return parts[0], parts[1], parts[2]
 
 
 def _decoded(root: Path, clips: list[Clip], *, drop_short: bool) -> Path:

@@ -6,7 +6,9 @@ from flexseq.errors import InputError
 
 
 def stratified_split(targets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """70 / 15 / 15 per cent, each class in proportion, as in the original code: 0.7 with random_state 0, the rest halved with random_state 1.
+    """70 / 15 / 15 per cent, each class in proportion.
+
+    As in the original code: scikit-learn's train_test_split, 0.7 with random_state 0, the rest halved with random_state 1.
 
     Args:
         targets: (samples,), classes.
@@ -24,7 +26,9 @@ def stratified_split(targets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nd
         train, rest = train_test_split(everything, train_size=0.7, random_state=0, stratify=targets)
         validation, test = train_test_split(rest, train_size=0.5, random_state=1, stratify=targets[rest])
     except ValueError as error:
-        raise InputError(f"cannot split {len(targets)} samples of {len(np.unique(targets))} classes into 70/15/15 per cent: {error}") from error
+        raise InputError(
+            f"cannot split {len(targets)} samples of {len(np.unique(targets))} classes into 70/15/15 per cent: {error}"
+        ) from error
     return train, validation, test
 
 

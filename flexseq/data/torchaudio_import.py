@@ -1,7 +1,7 @@
 """The one place that imports torchaudio.
 
-Its wheels hold a compiled extension linked to CUDA, which does not load beside a CPU build of torch. What flexseq uses of it, the list of a dataset's
-files, resampling and MFCCs, is Python: it works without the extension.
+Its wheels hold a compiled extension linked to CUDA, which does not load beside a CPU build of torch. What flexseq uses of it, the list
+of a dataset's files, resampling and MFCCs, is Python: it works without the extension.
 """
 
 import importlib

@@ -104,4 +104,5 @@ def _signal(spectrum: Tensor, size: list[int], start: list[int], shape: torch.Si
     """(a, b, frequencies) -> (a, b, *shape): the part of the inverse transform that begins at `start`."""
     half = [*size[:-1], size[-1] // 2 + 1]
     full = torch.fft.irfftn(spectrum.unflatten(-1, half), s=size, dim=list(range(2, 2 + len(size))))
-    return full[(..., *[slice(begin, begin + n) for begin, n in zip(start, shape, strict=True)])].contiguous()
+    window = (slice(None), slice(None), *[slice(begin, begin + n) for begin, n in zip(start, shape, strict=True)])
+    return full[window].contiguous()

@@ -61,7 +61,8 @@ def long_conv(
         before.append(left - start)
         after.append(stop - 1 - left)
         trimmed.append(slice(start, stop))
-    weight = weight[(..., *trimmed)]
+    index = (slice(None), slice(None), *trimmed)
+    weight = weight[index]
 
     if method == "auto":
         method = choose_method(x.shape, weight.shape, groups)
@@ -85,16 +86,24 @@ def choose_method(x_shape: Sequence[int], weight_shape: Sequence[int], groups: i
     """The method that `long_conv` takes for these shapes: the one with the smaller estimated cost.
 
     The estimate counts multiplications, weighted as measured on 2 CPU cores (benchmarks/results): a direct one costs 1, a complex one in
-    the contraction over channels 2, and a transform of n points costs 6 n log2(n).
+    the contraction over channels 2, and a transform of n points costs 6 n log2(n), log2 rounded up.
     """
     batch, in_channels, *grid = x_shape
     out_channels, in_per_group, *taps = weight_shape
     direct = batch * out_channels * in_per_group * math.prod(grid) * math.prod(taps)
-    points = math.prod(size + extent - 1 for size, extent in zip(grid, taps, strict=True))
+    points = math.prod([size + extent - 1 for size, extent in zip(grid, taps, strict=True)])
     transforms = batch * in_channels + batch * out_channels + out_channels * in_per_group
     contraction = batch * out_channels * in_per_group * points
-    through_fft = 2 * contraction + 6 * transforms * points * math.log2(max(points, 2))
+    through_fft = 2 * contraction + 6 * transforms * points * _log2(points)
     return "direct" if direct <= through_fft else "fft"
+
+
+def _log2(n: int) -> int:
+    # Rounded up, by comparisons alone: under torch.compile n may be a symbol, and a comparison holds for a whole range of it.
+    power = 0
+    while n > 2**power:
+        power += 1
+    return power
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, method: str) -> None:

@@ -14,6 +14,11 @@ class PointwiseLinear(nn.Module):
         weight_norm: learn each output's direction and length apart, weight = weight_g * weight_v / |weight_v|.
     """
 
+    bias: Tensor
+    weight: Tensor
+    weight_v: Tensor
+    weight_g: Tensor
+
     def __init__(self, in_features: int, out_features: int, *, weight_norm: bool = False):
         super().__init__()
         linear = nn.Linear(in_features, out_features)

@@ -1,6 +1,8 @@
 """A plain multilayer perceptron, optionally on random Fourier features."""
 
+import itertools
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +13,7 @@ from flexseq.errors import unknown_name
 from flexseq.kernels.linear import PointwiseLinear
 from flexseq.kernels.network import KernelNetwork
 
-ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}
 
 
 @records_arguments
@@ -53,7 +55,7 @@ class MLP(KernelNetwork):
         directions = None if fourier_features is None else torch.randn(fourier_features, ndim) * fourier_scale
         self.register_buffer("directions", directions)
         sizes = [ndim if fourier_features is None else 2 * fourier_features] + [hidden] * (layers - 1)
-        self.linears = nn.ModuleList(PointwiseLinear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.linears = nn.ModuleList(PointwiseLinear(a, b) for a, b in itertools.pairwise(sizes))
 
     def basis(self, positions: Tensor) -> Tensor:
         h = positions

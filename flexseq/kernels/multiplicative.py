@@ -30,9 +30,10 @@ class MultiplicativeFilterNetwork(KernelNetwork):
 
     def __init__(self, ndim: int, out_channels: int, hidden: int, layers: int, make_filter: Callable[[int], nn.Module]):
         super().__init__(ndim, out_channels, hidden)
-        self.linears = nn.ModuleList(PointwiseLinear(hidden, hidden) for _ in range(layers))
-        for linear in self.linears:
+        linears = [PointwiseLinear(hidden, hidden) for _ in range(layers)]
+        for linear in linears:
             linear.init_uniform(math.sqrt(1 / hidden))
+        self.linears = nn.ModuleList(linears)
         self.filters = nn.ModuleList(make_filter(index) for index in range(layers + 1))
 
     def basis(self, positions: Tensor) -> Tensor:
@@ -87,7 +88,7 @@ class GaborFilter(nn.Module):
 
     def forward(self, positions: Tensor) -> Tensor:
         """(ndim, *taps) -> (hidden, *taps)."""
-        ndim, *taps = positions.shape
+        taps = positions.shape[1:]
         x = positions.flatten(1)[:, None]  # (ndim, 1, taps)
         mu, gamma = (p.to(x.dtype).T[..., None] for p in (self.mu, self.gamma))  # (ndim, hidden, 1)
         offset = x - mu

@@ -1,5 +1,6 @@
 """SIREN: sines of linear maps of sines."""
 
+import itertools
 import math
 
 import torch
@@ -48,7 +49,7 @@ class SIREN(KernelNetwork):
         self.omega_0 = omega_0
         self.omega_0_scales_bias = omega_0_scales_bias
         sizes = [ndim] + [hidden] * (layers - 1)
-        self.linears = nn.ModuleList(PointwiseLinear(a, b, weight_norm=weight_norm) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.linears = nn.ModuleList(PointwiseLinear(a, b, weight_norm=weight_norm) for a, b in itertools.pairwise(sizes))
         bound = 1 / ndim
         for linear in [*self.linears, self.readout]:
             linear.init_uniform(bound, bias_bound=bias_bound)

@@ -1,7 +1,9 @@
 """FlexTCN: a residual network of causal continuous convolutions, for sequences."""
 
 import functools
+import itertools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +39,12 @@ class ResidualBlock(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, width: int, make_conv: Callable[[int, int], nn.Module], make_norm: Callable[[int], nn.Module], dropout: float
+        self,
+        in_channels: int,
+        width: int,
+        make_conv: Callable[[int, int], nn.Module],
+        make_norm: Callable[[int], nn.Module],
+        dropout: float,
     ):
         super().__init__()
         self.conv1 = make_conv(in_channels, width)
@@ -114,7 +121,13 @@ class FlexTCN(nn.Module):
                 raise InputError(f"{name} expected {argument} of at least 1, got {number}")
         if not 0 <= dropout < 1:
             raise InputError(f"{name} expected dropout in [0, 1), got {dropout}")
-        continuous = {"kernel_size": kernel_size, "causal": True, "kernel": kernel, "variance_preserving": variance_preserving, "method": method}
+        continuous: dict[str, Any] = {
+            "kernel_size": kernel_size,
+            "causal": True,
+            "kernel": kernel,
+            "variance_preserving": variance_preserving,
+            "method": method,
+        }
         make_conv: Callable[[int, int], nn.Module]
         if conv == "flex":
             make_conv = functools.partial(FlexConv1d, mask_sigma=mask_sigma, **continuous)
@@ -135,7 +148,7 @@ class FlexTCN(nn.Module):
             raise unknown_name("norm", norm, NORMS)
         self.in_channels = in_channels
         widths = [in_channels] + [width] * depth
-        self.blocks = nn.ModuleList(ResidualBlock(a, b, make_conv, norms[norm], dropout) for a, b in zip(widths, widths[1:], strict=False))
+        self.blocks = nn.ModuleList(ResidualBlock(a, b, make_conv, norms[norm], dropout) for a, b in itertools.pairwise(widths))
         self.head = SequenceHead(width, num_classes, head)
 
     def forward(self, x: Tensor) -> Tensor:

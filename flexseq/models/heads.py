@@ -34,5 +34,6 @@ def check_sequences(model: nn.Module, x: Tensor, in_channels: int) -> None:
     """Raise InputError unless x is (batch, in_channels, length) with at least one step."""
     if x.ndim != 3 or x.shape[1] != in_channels or x.shape[2] == 0:
         raise InputError(
-            f"{type(model).__name__} expected sequences of shape (batch, {in_channels}, length), at least one step long, got shape {tuple(x.shape)}"
+            f"{type(model).__name__} expected sequences of shape (batch, {in_channels}, length), at least one step long, "
+            f"got shape {tuple(x.shape)}"
         )

@@ -1,5 +1,7 @@
 """TCN: dilated causal convolutions, the baseline for sequences."""
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -10,7 +12,7 @@ from flexseq.models.heads import SequenceHead, check_sequences
 
 
 class DilatedBlock(nn.Module):
-    """[weight-normalised convolution, ReLU, dropout] twice, plus the input (through a 1x1 convolution where the width changes), then ReLU."""
+    """[weight-normalised convolution, ReLU, dropout] twice, plus the input (1x1-convolved where the width changes), then ReLU."""
 
     def __init__(self, in_channels: int, width: int, kernel_size: int, dilation: int, dropout: float):
         super().__init__()
@@ -63,7 +65,7 @@ class TCN(nn.Module):
         self.in_channels = in_channels
         widths = [in_channels] + [width] * depth
         self.blocks = nn.Sequential(
-            *(DilatedBlock(a, b, kernel_size, 2**i, dropout) for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False)))
+            *(DilatedBlock(a, b, kernel_size, 2**i, dropout) for i, (a, b) in enumerate(itertools.pairwise(widths)))
         )
         for module in self.blocks.modules():
             if isinstance(module, nn.Conv1d):

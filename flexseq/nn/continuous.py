@@ -191,16 +191,15 @@ def read_crops(layers: Sequence[nn.Module], grid: Sequence[int] | None = None) -
     """
     continuous = [layer for layer in layers if isinstance(layer, ContinuousConv)]
     if grid is not None:
-        for layer in continuous:
-            if layer.kernel_size is None:
-                layer._take_kernel_size(grid)
-    masked = [layer for layer in continuous if layer.mask is not None]
-    rows: dict[nn.Module, list[float]] = {}
-    if masked:
-        vectors = [layer.mask.parameters_in_a_row().detach() for layer in masked]
-        values = torch.cat(vectors).tolist()  # the one read from the device
-        for layer, vector in zip(masked, vectors, strict=True):
-            rows[layer], values = values[: len(vector)], values[len(vector) :]
+        for unsized in continuous:
+            if unsized.kernel_size is None:
+                unsized._take_kernel_size(grid)
+    vectors = {layer.mask: layer.mask.parameters_in_a_row().detach() for layer in continuous if layer.mask is not None}
+    rows: dict[GaussianMask, list[float]] = {}
+    if vectors:
+        values = torch.cat(list(vectors.values())).tolist()  # the one read from the device
+        for mask, vector in vectors.items():
+            rows[mask], values = values[: len(vector)], values[len(vector) :]
     keeps: list[Keep | None] = []
     for layer in layers:
         if not isinstance(layer, ContinuousConv):
@@ -210,5 +209,5 @@ def read_crops(layers: Sequence[nn.Module], grid: Sequence[int] | None = None) -
         elif layer.mask is None:
             keeps.append([(0, size) for size in layer.kernel_size])
         else:
-            keeps.append(layer.mask.kept_taps(layer.kernel_size, rows[layer], causal=layer.causal))
+            keeps.append(layer.mask.kept_taps(layer.kernel_size, rows[layer.mask], causal=layer.causal))
     return keeps

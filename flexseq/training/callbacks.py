@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -34,13 +34,13 @@ class EpochSeeds(Callback):
     def __init__(self, seed: int):
         self.seed = seed
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if batch_idx == 0:
             torch.manual_seed(epoch_seed(self.seed, trainer.current_epoch))
 
 
 class History(Callback):
-    """A row of measurements for each epoch, as a CSV file that is rewritten whole, and the weights of the best epoch on the validation split.
+    """A row of measurements for each epoch, as a CSV file that is rewritten whole, and the weights of the best epoch on validation.
 
     Both are part of the checkpoint, so that a resumed run goes on with what it had.
 
@@ -56,10 +56,10 @@ class History(Callback):
         self.session = 1
         self._began = time.perf_counter()
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self._began = time.perf_counter()
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         train_loss, train_accuracy = pl_module.collect("fit")
         validation_loss, validation_accuracy = pl_module.collect("val")
         now = time.perf_counter()
@@ -107,7 +107,7 @@ class EveryEpoch(Callback):
     def __init__(self, path: Path):
         self.path = path
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         trainer.save_checkpoint(self.path)
 
 
@@ -142,7 +142,7 @@ class Report(Callback):
         self._began = self._spoke = 0.0
         self._first_step = 0
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.current_epoch:
             self.console.print(f"{self.label}: resuming at epoch {trainer.current_epoch + 1} of {self.epochs}")
         self._began = self._spoke = time.perf_counter()
@@ -150,17 +150,20 @@ class Report(Callback):
         self.task = self.bar.add_task(self.label, total=pl_module.steps, completed=trainer.global_step)
         self.bar.start()
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.bar.update(self.task, completed=trainer.global_step, description=f"{self.label} epoch {trainer.current_epoch + 1}/{self.epochs}")
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.bar.update(
+            self.task, completed=trainer.global_step, description=f"{self.label} epoch {trainer.current_epoch + 1}/{self.epochs}"
+        )
         now = time.perf_counter()
         if not self.console.is_terminal and now - self._spoke > self.EVERY:
             self._spoke = now
             steps = pl_module.steps // self.epochs
             self.console.print(
-                f"{self.label}: epoch {trainer.current_epoch + 1}/{self.epochs}, step {batch_idx + 1}/{steps}, about {self._left(trainer, pl_module)} left"
+                f"{self.label}: epoch {trainer.current_epoch + 1}/{self.epochs}, step {batch_idx + 1}/{steps}, "
+                f"about {self._left(trainer, pl_module)} left"
             )
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         self._spoke = time.perf_counter()
         row = self.history.rows[-1]
         self.console.print(
@@ -168,13 +171,13 @@ class Report(Callback):
             f"validation {row['validation_accuracy']:.2%}  {row['seconds']:.1f} s, about {self._left(trainer, pl_module)} left"
         )
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         self.bar.stop()
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
         self.bar.stop()
 
-    def _left(self, trainer: Trainer, pl_module: LightningModule) -> str:
+    def _left(self, trainer: Trainer, pl_module: Any) -> str:
         done = trainer.global_step - self._first_step
         return duration((time.perf_counter() - self._began) / max(done, 1) * (pl_module.steps - trainer.global_step))
 

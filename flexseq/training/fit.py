@@ -5,6 +5,7 @@ import signal
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -43,11 +44,15 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device(next(kind for kind, available in there.items() if available))
     if not there.get(name):
-        raise InputError(f"device expected auto or one of {', '.join(kind for kind, available in there.items() if available)} here, got {name!r}")
+        raise InputError(
+            f"device expected auto or one of {', '.join(kind for kind, available in there.items() if available)} here, got {name!r}"
+        )
     return torch.device(name)
 
 
-def fit(model: nn.Module, dataset: Dataset, recipe: Recipe, folder: Path, *, device: torch.device, resume: bool = False, label: str = "") -> Fitted:
+def fit(
+    model: nn.Module, dataset: Dataset, recipe: Recipe, folder: Path, *, device: torch.device, resume: bool = False, label: str = ""
+) -> Fitted:
     """Train `model` in place, with a checkpoint and a log in `folder` after every epoch.
 
     Args:
@@ -80,7 +85,7 @@ def fit(model: nn.Module, dataset: Dataset, recipe: Recipe, folder: Path, *, dev
         accelerator={"cuda": "gpu"}.get(device.type, device.type),
         devices=1,
         max_epochs=recipe.epochs,
-        precision=recipe.precision,
+        precision=cast(Any, recipe.precision),
         gradient_clip_val=recipe.gradient_clip or None,
         logger=False,
         enable_checkpointing=False,

@@ -1,6 +1,7 @@
 """The Lightning module: one classifier, its loss, its optimiser."""
 
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,8 +31,8 @@ class Classifier(LightningModule):
         self.recipe = recipe
         self.steps = recipe.epochs * steps_per_epoch
         self.warmup_steps = round(min(recipe.warmup_epochs, recipe.epochs / 10) * steps_per_epoch)
-        self.losses = nn.ModuleDict({stage: MeanMetric() for stage in ("fit", "val")})
-        self.accuracies = nn.ModuleDict({stage: MulticlassAccuracy(num_classes, average="micro") for stage in ("fit", "val")})
+        self.losses: Any = nn.ModuleDict({stage: MeanMetric(nan_strategy="disable") for stage in ("fit", "val")})
+        self.accuracies: Any = nn.ModuleDict({stage: MulticlassAccuracy(num_classes, average="micro") for stage in ("fit", "val")})
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         loss = self._classify(batch, "fit")
@@ -60,7 +61,7 @@ class Classifier(LightningModule):
         accuracy.reset()
         return values
 
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> Any:
         recipe = self.recipe
         optimizer = torch.optim.Adam(param_groups(self.model, recipe.lr, recipe.mask_lr_scale), lr=recipe.lr)
         factor = partial(warmup_cosine, steps=self.steps, warmup_steps=self.warmup_steps, floor=min(1.0, recipe.min_lr / recipe.lr))

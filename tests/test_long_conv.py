@@ -1,0 +1,194 @@
+"""Long convolution against scipy in float64, its gradients, causality, equivariance and precision."""
+
+import numpy as np
+import pytest
+import scipy.signal
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flexseq import InputError
+from flexseq.functional import long_conv
+from flexseq.functional.fft_length import fft_length
+
+METHODS = ["direct", "fft", "auto"]
+
+
+def scipy_long_conv(x, w, bias, causal, groups):
+    """y[t] = sum_j w[j] x[t - left + j], channel by channel through scipy's direct correlation of the padded signal."""
+    x, w = x.numpy(), w.numpy()
+    grid, taps = x.shape[2:], w.shape[2:]
+    left = [k - 1 if causal else (k - 1) // 2 for k in taps]
+    pads = [(0, 0), (0, 0), *[(a, k - 1 - a) for a, k in zip(left, taps, strict=True)]]
+    x = np.pad(x, pads)
+    per_group, out_per_group = w.shape[1], w.shape[0] // groups
+    y = np.zeros((x.shape[0], w.shape[0], *grid))
+    for b in range(x.shape[0]):
+        for o in range(w.shape[0]):
+            for i in range(per_group):
+                source = x[b, o // out_per_group * per_group + i]
+                y[b, o] += scipy.signal.correlate(source, w[o, i], mode="valid", method="direct")
+    return torch.from_numpy(y) + bias.view(-1, *[1] * len(grid))
+
+
+@st.composite
+def cases(draw):
+    ndim = draw(st.integers(1, 3))
+    largest = {1: 40, 2: 9, 3: 5}[ndim]
+    groups = draw(st.sampled_from([1, 2, 3]))
+    return {
+        "grid": tuple(draw(st.integers(1, largest)) for _ in range(ndim)),
+        "taps": tuple(draw(st.integers(1, 2 * largest)) for _ in range(ndim)),  # even, odd, longer than the input
+        "groups": groups,
+        "per_group": draw(st.integers(1, 2)),
+        "out_per_group": draw(st.integers(1, 2)),
+        "batch": draw(st.integers(1, 3)),
+        "causal": draw(st.booleans()),
+        "seed": draw(st.integers(0, 1000)),
+    }
+
+
+def tensors(case, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(case["seed"])
+    groups = case["groups"]
+    x = torch.randn(case["batch"], groups * case["per_group"], *case["grid"], generator=generator, dtype=dtype)
+    w = torch.randn(groups * case["out_per_group"], case["per_group"], *case["taps"], generator=generator, dtype=dtype)
+    bias = torch.randn(groups * case["out_per_group"], generator=generator, dtype=dtype)
+    return x, w, bias
+
+
+@settings(max_examples=80, deadline=None)
+@given(cases(), st.sampled_from(METHODS))
+def test_equals_scipy(case, method):
+    x, w, bias = tensors(case)
+    y = long_conv(x, w, bias, causal=case["causal"], groups=case["groups"], method=method)
+    torch.testing.assert_close(y, scipy_long_conv(x, w, bias, case["causal"], case["groups"]), rtol=1e-12, atol=1e-12)
+
+
+@settings(max_examples=25, deadline=None)
+@given(cases())
+def test_gradients_of_both_methods_agree(case):
+    x, w, bias = tensors(case)
+    gradients = []
+    for method in ("direct", "fft"):
+        leaves = [t.clone().requires_grad_() for t in (x, w, bias)]
+        y = long_conv(*leaves, causal=case["causal"], groups=case["groups"], method=method)
+        gradients.append(torch.autograd.grad((y * torch.arange(y.numel()).view_as(y).cos()).sum(), leaves))
+    for direct, fft in zip(*gradients, strict=True):
+        torch.testing.assert_close(fft, direct, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize(("ndim", "taps", "groups"), [(1, 4, 1), (1, 9, 2), (2, 3, 1), (2, 6, 2), (3, 2, 1)])
+def test_fft_gradcheck(ndim, taps, groups, causal):
+    x = torch.randn(2, 2, *[5, 4, 3][:ndim], dtype=torch.float64, requires_grad=True)
+    w = torch.randn(4, 2 // groups, *[taps] * ndim, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda *a: long_conv(*a, causal=causal, groups=groups, method="fft"), (x, w, bias))
+
+
+def test_only_the_gradients_that_are_asked_for_are_given():
+    x, w = torch.randn(1, 2, 50), torch.randn(2, 2, 30, requires_grad=True)
+    long_conv(x, w, method="fft").sum().backward()
+    assert x.grad is None
+    assert w.grad.shape == w.shape
+
+
+@pytest.mark.parametrize("ndim", [1, 2])
+def test_causal_direct_output_ignores_the_future_exactly(ndim):
+    x = torch.randn(1, 3, *[20] * ndim)
+    w = torch.randn(4, 3, *[9] * ndim)
+    changed = x.clone()
+    changed[..., 11:] += 100 * torch.randn_like(changed[..., 11:])
+    before, after = (long_conv(signal, w, causal=True, method="direct") for signal in (x, changed))
+    assert torch.equal(before[..., :11], after[..., :11])
+    assert not torch.allclose(before[..., 11:], after[..., 11:])
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
+def test_causal_fft_output_ignores_the_future_up_to_rounding(dtype, bound):
+    x = torch.randn(2, 3, 4000, dtype=dtype)
+    w = torch.randn(4, 3, 4000, dtype=dtype)
+    w = w / w.flatten(1).norm(dim=1).view(-1, 1, 1)
+    changed = x.clone()
+    changed[..., 2500:] = torch.randn_like(changed[..., 2500:])
+    before, after = (long_conv(signal, w, causal=True, method="fft") for signal in (x, changed))
+    difference = (before[..., :2500] - after[..., :2500]).abs().max()
+    assert difference < bound * max(x.abs().max(), changed.abs().max())
+
+
+@pytest.mark.parametrize("method", ["direct", "fft"])
+@pytest.mark.parametrize("causal", [True, False])
+def test_shifted_input_gives_shifted_output(method, causal):
+    x = torch.zeros(1, 2, 200, dtype=torch.float64)
+    x[..., 60:90] = torch.randn(1, 2, 30, dtype=torch.float64)
+    w = torch.randn(3, 2, 21, dtype=torch.float64)
+    y = long_conv(x, w, causal=causal, method=method)
+    shifted = long_conv(x.roll(37, -1), w, causal=causal, method=method)
+    torch.testing.assert_close(shifted, y.roll(37, -1), rtol=0, atol=1e-12)
+
+
+def test_float32_fft_is_precise_at_16000_steps():
+    x, w = torch.randn(1, 3, 16000), torch.randn(2, 3, 16000) / 100
+    exact = long_conv(x.double(), w.double(), causal=True, method="fft")
+    approximate = long_conv(x, w, causal=True, method="fft")
+    assert ((approximate - exact).abs().max() / exact.abs().max()) < 1e-5
+    # and the float64 transform against a few outputs computed as sums
+    for t in (0, 7777, 15999):
+        direct = (x[0, :, : t + 1].double() * w[1, :, 15999 - t :].double()).sum()
+        torch.testing.assert_close(exact[0, 1, t], direct, rtol=1e-10, atol=1e-12)
+
+
+def test_half_precision_input_keeps_its_dtype():
+    x, w = torch.randn(1, 2, 300).bfloat16(), torch.randn(2, 2, 300).bfloat16()
+    y = long_conv(x, w, method="fft")
+    assert y.dtype == torch.bfloat16
+    exact = long_conv(x.double(), w.double(), method="direct")
+    assert ((y.double() - exact).abs().max() / exact.abs().max()) < 0.01
+
+
+def test_under_autocast_both_methods_give_its_dtype():
+    x, w = torch.randn(1, 2, 100), torch.randn(2, 2, 60)
+    with torch.autocast("cpu", torch.bfloat16):
+        direct, fft = (long_conv(x, w, method=method) for method in ("direct", "fft"))
+    assert direct.dtype == fft.dtype == torch.bfloat16
+    torch.testing.assert_close(direct, fft, rtol=0.05, atol=0.2)
+
+
+def test_auto_takes_fft_for_long_kernels_and_direct_for_short_ones():
+    from flexseq.functional.long_conv import choose_method
+
+    assert choose_method((32, 30, 16000), (30, 30, 1288), 1) == "fft"
+    assert choose_method((32, 30, 16000), (30, 30, 3), 1) == "direct"
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 300_000))
+def test_fft_length_is_the_next_even_number_of_small_primes(n):
+    length = fft_length(n)
+    assert length % 2 == 0
+    assert length >= n
+    smooth = [m for m in range(n, length) if m % 2 == 0 and scipy.fft.next_fast_len(m // 2, real=True) == m // 2]
+    assert not smooth  # scipy's real lengths are products of 2, 3 and 5 as well
+    for prime in (2, 3, 5):
+        while length % prime == 0:
+            length //= prime
+    assert length == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"x": torch.zeros(3, 8)}, r"got shapes \(3, 8\)"),
+        ({"w": torch.zeros(2, 2, 3)}, r"weight of shape .* got \(2, 2, 3\) for x of shape \(1, 3, 8\)"),
+        ({"bias": torch.zeros(3)}, r"bias of shape \(2,\), got \(3,\)"),
+        ({"method": "ftt"}, r"unknown method 'ftt': did you mean 'fft'"),
+        ({"x": torch.zeros(1, 3, 0)}, r"at least one sample"),
+        ({"groups": 2}, r"groups=2"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    given_arguments = {"x": torch.zeros(1, 3, 8), "w": torch.zeros(2, 3, 3), "bias": None, "method": "auto", "groups": 1} | arguments
+    x, w, bias = (given_arguments.pop(name) for name in ("x", "w", "bias"))
+    with pytest.raises(InputError, match=message):
+        long_conv(x, w, bias, **given_arguments)

@@ -1,0 +1,100 @@
+"""A run that is killed goes on where its last epoch ended, and ends as if nothing had happened."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+OPTIONS = [
+    "digits",
+    "--epochs",
+    "5",
+    "--limit",
+    "400",
+    "--depth",
+    "1",
+    "--width",
+    "8",
+    "--dropout",
+    "0.3",
+    "--batch-size",
+    "32",
+    "--device",
+    "cpu",
+]
+
+
+def command(out, *more):
+    return [sys.executable, "-u", "-m", "flexseq.bench", *OPTIONS, "--out", str(out), *more]
+
+
+def environment(tmp_path):
+    return {**os.environ, "FLEXSEQ_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    subprocess.run(command(folder / "run"), check=True, env=environment(folder), capture_output=True)
+    return folder / "run"
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_killed_in_its_third_epoch_and_resumed_ends_with_the_same_weights(uninterrupted, tmp_path, workers):
+    out = tmp_path / "run"
+    # In the third epoch each batch waits, so that the kill falls into it however fast the machine is.
+    slow = (
+        "import flexseq.data.dataset as d, time, sys; from flexseq.data.loader import EpochOrder\n"
+        "original = EpochOrder.batches\n"
+        "def batches(self):\n"
+        "    if self.seed is not None and self.epoch == 2: print('third epoch', flush=True); time.sleep(60)\n"
+        "    return original(self)\n"
+        "EpochOrder.batches = batches\n"
+        "from flexseq.bench.cli import main; main()"
+    )
+    arguments = command(out, "--workers", workers)[4:]  # what follows -u -m flexseq.bench
+    process = subprocess.Popen([sys.executable, "-u", "-c", slow, *arguments], env=environment(tmp_path), stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if "third epoch" in line:
+            break
+    time.sleep(0.2)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (out / "result.json").exists()
+
+    resumed = subprocess.run(
+        command(out, "--workers", workers, "--resume"), env=environment(tmp_path), capture_output=True, text=True, check=True
+    )
+    assert "resuming at epoch 3 of 5" in resumed.stdout
+    with open(out / "history.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["epoch"], row["session"]) for row in rows] == [("1", "1"), ("2", "1"), ("3", "2"), ("4", "2"), ("5", "2")]
+    for name in ("model.safetensors", "best.safetensors"):
+        ours, theirs = load_file(out / name), load_file(uninterrupted / name)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    with open(uninterrupted / "history.csv") as file:
+        for ours, theirs in zip(rows, csv.DictReader(file), strict=True):
+            assert all(ours[key] == theirs[key] for key in ours if key not in ("seconds", "session"))
+
+
+def test_ctrl_c_says_how_to_go_on_and_exits_with_130(tmp_path):
+    out = tmp_path / "run"
+    process = subprocess.Popen(
+        command(out, "--epochs", "500"), env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    for line in process.stdout:
+        if "epoch 1/" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume with the same options and --out goes on" in errors
+    assert "Traceback" not in errors
+    assert (out / "last.ckpt").exists()

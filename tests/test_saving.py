@@ -1,0 +1,68 @@
+"""Files of weights and constructor arguments."""
+
+import functools
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import flexseq as fs
+
+
+def test_kernel_factories_are_saved_as_data(tmp_path):
+    model = fs.FlexTCN(depth=1, kernel=functools.partial(fs.kernels.SIREN, omega_0=12.5))
+    fs.save(model, tmp_path / "m.safetensors")
+    assert fs.load(tmp_path / "m.safetensors").blocks[0].conv1.kernel_network.omega_0 == 12.5
+
+
+def test_a_lambda_is_refused_and_nothing_is_written(tmp_path):
+    model = fs.FlexTCN(depth=1, kernel=lambda *a, **k: fs.kernels.SIREN(*a, **k))
+    with pytest.raises(fs.InputError, match="cannot save the argument <function"):
+        fs.save(model, tmp_path / "m.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_module_of_someone_else_is_refused(tmp_path):
+    class Mine(fs.FlexTCN):
+        pass
+
+    for module in (torch.nn.Linear(1, 1), Mine(depth=1)):
+        with pytest.raises(fs.InputError, match="is not a class of flexseq"):
+            fs.save(module, tmp_path / "m.safetensors")
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "m.safetensors"
+    fs.save(fs.FlexTCN(depth=1), path)
+    before = path.read_bytes()
+    monkeypatch.setattr("safetensors.torch.save_file", lambda *a: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        fs.save(fs.FlexTCN(depth=2), path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_loaded_model_is_in_eval_mode_and_has_its_dtype(tmp_path):
+    fs.save(fs.FlexTCN(depth=1).double(), tmp_path / "m.safetensors")
+    model = fs.load(tmp_path / "m.safetensors")
+    assert not model.training
+    assert model.head.weight.dtype == torch.float64
+
+
+def test_other_files_are_refused(tmp_path):
+    (tmp_path / "text").write_text("hello")
+    with pytest.raises(fs.InputError, match="is not a safetensors file"):
+        fs.load(tmp_path / "text")
+    save_file({"a": torch.zeros(1)}, tmp_path / "other")
+    with pytest.raises(fs.InputError, match=r"was not written by flexseq\.save"):
+        fs.load(tmp_path / "other")
+    with pytest.raises(FileNotFoundError):
+        fs.load(tmp_path / "missing")
+
+
+def test_a_file_cannot_name_code_to_run(tmp_path):
+    arguments = json.dumps({"cmd": "true"})
+    save_file({"a": torch.zeros(1)}, tmp_path / "evil", {"flexseq": "1", "class": "os.system", "arguments": arguments})
+    with pytest.raises(fs.InputError, match=r"unknown flexseq class 'os\.system'"):
+        fs.load(tmp_path / "evil")
