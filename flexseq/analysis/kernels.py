@@ -53,6 +53,7 @@ def plot_kernels(model: nn.Module, path: Path, *, strongest: int = 4) -> bool:
         axis.set_xlim(max(start - margin, 0) - present, min(stop + margin, size) - 1 - present or 0.5)
         axis.set_title(title, fontsize=8)
         axis.tick_params(labelsize=7)
+        axis.xaxis.get_major_locator().set_params(integer=True)
     for axis in axes[len(layers) :]:
         axis.set_axis_off()
     figure.suptitle(f"strongest {strongest} kernels of each layer and its mask (grey), over taps from the present", fontsize=9)

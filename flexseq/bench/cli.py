@@ -34,6 +34,7 @@ def bench(
     kernel_size: Annotated[int | None, typer.Option(help="taps; by default the sequence's length")] = None,
     mask_sigma: Annotated[float | None, typer.Option(help="where masks start, 2 being the whole kernel")] = None,
     dropout: Annotated[float | None, typer.Option(help="probability")] = None,
+    head: Annotated[str | None, typer.Option(help="logits from the last step | the mean over time")] = None,
     epochs: Annotated[int | None, typer.Option()] = None,
     batch_size: Annotated[int | None, typer.Option()] = None,
     lr: Annotated[float | None, typer.Option(help="learning rate")] = None,
@@ -74,7 +75,8 @@ def bench(
             raise InputError("--resume needs --out, the folder of the run to go on with")
         training = _given(epochs=epochs, batch_size=batch_size, lr=lr, kernel_penalty=kernel_penalty, gradient_clip=gradient_clip)
         recipe = Recipe(**{**chosen.recipe, **training}, precision=PRECISIONS[precision], seed=seed, workers=workers)
-        given = _given(depth=depth, width=width, kernel=kernel, conv=conv, kernel_size=kernel_size, mask_sigma=mask_sigma, dropout=dropout)
+        given = _given(depth=depth, width=width, kernel=kernel, conv=conv, kernel_size=kernel_size)
+        given |= _given(mask_sigma=mask_sigma, dropout=dropout, head=head)
         name = model or chosen.model
         plan = Plan(chosen, data, name, network_arguments(name, given, chosen.network), recipe)
         folder = out or Path("runs") / f"{task}-{datetime.now():%Y%m%d-%H%M%S}"

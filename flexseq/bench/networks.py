@@ -26,6 +26,8 @@ def network_arguments(name: str, given: dict[str, Any], defaults: dict[str, Any]
     for argument in given:
         if argument not in own:
             raise InputError(f"--model {name} has no option --{argument.replace('_', '-')}; it takes {', '.join(own)}")
+    if given.get("head") == "sequence":
+        raise InputError("--head expected last or mean for a task with one class a sequence, got sequence")
     # A task's depth and masks are meant for its own network, not for the baselines.
     fitting = {argument: value for argument, value in defaults.items() if argument in own} if name == "flextcn" else {}
     return {**own, **fitting, **given}

@@ -24,7 +24,7 @@ def param_groups(model: nn.Module, lr: float, mask_lr_scale: float = 0.1) -> lis
         >>> import flexseq as fs
         >>> groups = param_groups(fs.FlexTCN(depth=1), lr=0.01)
         >>> [(len(group["params"]), group["lr"]) for group in groups]
-        [(56, 0.01), (4, 0.001)]
+        [(58, 0.01), (4, 0.001)]
     """
     masks = {id(p): p for module in model.modules() if isinstance(module, GaussianMask) for p in module.parameters()}
     others = [p for p in model.parameters() if id(p) not in masks]
