@@ -23,7 +23,7 @@ def records_arguments(cls: T) -> T:
         if "_arguments" not in self.__dict__:  # the outermost constructor comes first; a base class's does not overwrite it
             bound = signature.bind(self, *args, **kwargs)
             bound.apply_defaults()
-            self.__dict__["_arguments"] = dict(list(bound.arguments.items())[1:])
+            self.__dict__["_arguments"] = _as_data(dict(list(bound.arguments.items())[1:]))
         init(self, *args, **kwargs)
 
     target.__init__ = recording_init
@@ -31,16 +31,27 @@ def records_arguments(cls: T) -> T:
     return cls
 
 
+def _as_data(arguments: dict[str, Any]) -> dict[str, Any] | str:
+    # Data, not the objects: a lambda among them would make the module impossible to pickle.
+    try:
+        return to_json(arguments)
+    except InputError as error:
+        return str(error)
+
+
 def arguments_of(module: object) -> dict[str, Any]:
-    """The arguments that `module` was built with.
+    """The arguments that `module` was built with, as JSON.
 
     Raises:
-        InputError: if its class is not one of flexseq's, so that nobody could build it again.
+        InputError: if its class is not one of flexseq's, or an argument cannot be written down, so that nobody could build it again.
     """
     name = type(module).__name__
     if BUILDABLE.get(name) is not type(module):
         raise InputError(f"{name} is not a class of flexseq, so its constructor is not recorded; save its state_dict instead")
-    return dict(module.__dict__["_arguments"])
+    arguments = module.__dict__["_arguments"]
+    if isinstance(arguments, str):
+        raise InputError(arguments)
+    return arguments
 
 
 def build(name: str, arguments: dict[str, Any]) -> Any:

@@ -19,15 +19,14 @@ RENAMED = (
     (r"(^|\.)output_linear\.", r"\1readout."),
     (r"(^|\.)linear\.(\d+)\.", r"\1linears.\2."),
 )
-NOT_WEIGHTS = ("temperature", "mask_threshold", "omega_0")
-"""Buffers of the original that are constants of the constructor here."""
+CONSTANTS = ("temperature", "mask_threshold", "omega_0")
+"""Buffers of the original that are constants of the constructor here; the temperature is of no use in either."""
 
 
 def load_flexconv(model: nn.Module, state_dict: Mapping[str, Tensor]) -> nn.Module:
     """Copy weights of the original FlexConv code into a kernel network, a layer or a FlexTCN.
 
-    Masks, kernel sizes and batch statistics come along. The model must have been built with the same arguments; a mask's threshold and
-    omega_0 are the constructor's.
+    Masks, kernel sizes and batch statistics come along. The model must have been built with the same arguments.
 
     Args:
         model: what to fill, in place.
@@ -37,7 +36,7 @@ def load_flexconv(model: nn.Module, state_dict: Mapping[str, Tensor]) -> nn.Modu
         `model`.
 
     Raises:
-        InputError: weights that are missing, left over, or of another shape, by name.
+        InputError: weights that are missing, left over, or of another shape, by name; another omega_0 or threshold of the mask.
 
     Example:
         >>> import flexseq as fs
@@ -52,7 +51,8 @@ def load_flexconv(model: nn.Module, state_dict: Mapping[str, Tensor]) -> nn.Modu
     for name, tensor in state_dict.items():
         tensor = torch.as_tensor(tensor)
         leaf = name.rpartition(".")[2]
-        if leaf in NOT_WEIGHTS:
+        if leaf in CONSTANTS:
+            _check_constant(model, name, tensor)
             continue
         for pattern, replacement in RENAMED:
             name = re.sub(pattern, replacement, name)
@@ -61,10 +61,9 @@ def load_flexconv(model: nn.Module, state_dict: Mapping[str, Tensor]) -> nn.Modu
         if leaf == "mask_params":
             ours[f"{prefix}mask.mean"], ours[f"{prefix}mask.sigma"] = tensor[:, 0], tensor[:, 1]
         elif leaf == "train_length":
-            layer = model.get_submodule(prefix.removesuffix("."))
-            if not isinstance(layer, ContinuousConv):
-                raise InputError(f"load_flexconv expected a continuous convolution at {prefix!r}, got {type(layer).__name__}")
-            ours[f"{prefix}_extra_state"] = tensor.long().expand(layer.ndim)
+            layers = [layer for path, layer in model.named_modules() if path == prefix.removesuffix(".")]
+            ndim = layers[0].ndim if layers and isinstance(layers[0], ContinuousConv) else 1
+            ours[f"{prefix}_extra_state"] = tensor.long().expand(ndim)
         else:
             ours[name] = tensor
     wanted = model.state_dict()
@@ -74,11 +73,27 @@ def load_flexconv(model: nn.Module, state_dict: Mapping[str, Tensor]) -> nn.Modu
             f"load_flexconv: {type(model).__name__} wants {missing or 'nothing more'}, and has no place for {left_over or 'nothing'}"
         )
     for name, tensor in ours.items():
-        if wanted[name].numel() != tensor.numel():
+        shape = wanted[name].shape
+        if tensor.shape[: len(shape)] != shape or tensor.numel() != shape.numel():
             raise InputError(f"load_flexconv expected {name} of shape {tuple(wanted[name].shape)}, got {tuple(tensor.shape)}")
     # The original's linear maps are 1x1 convolutions: (out, in, 1, ...) there, (out, in) here.
     model.load_state_dict({name: tensor.reshape(wanted[name].shape) for name, tensor in ours.items()})
     return model
+
+
+def _check_constant(model: nn.Module, name: str, value: Tensor) -> None:
+    """Raise InputError where a constant of the original's differs from the constructor's."""
+    path, _, leaf = name.rpartition(".")
+    for pattern, replacement in RENAMED:
+        path = re.sub(pattern, replacement, f"{path}.").removesuffix(".")
+    if leaf == "mask_threshold":
+        path = f"{path}.mask".removeprefix(".")
+    else:
+        path = re.sub(r"(^|\.)kernel_net\.\d+$", "", path)
+    module = dict(model.named_modules()).get(path)
+    ours = getattr(module, {"mask_threshold": "threshold"}.get(leaf, leaf), None)
+    if ours is not None and abs(ours - value.item()) > 1e-6 * abs(ours):
+        raise InputError(f"load_flexconv expected {name} {ours}, as the model was built with, got {value.item()}")
 
 
 def _siren_name(name: str, state_dict: Mapping[str, Tensor]) -> str:

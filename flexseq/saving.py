@@ -6,7 +6,7 @@ import os
 import torch
 from torch import nn
 
-from flexseq.arguments import arguments_of, build, from_json, to_json
+from flexseq.arguments import arguments_of, build, from_json
 from flexseq.errors import InputError
 from flexseq.files import replacing
 
@@ -32,7 +32,7 @@ def save(model: nn.Module, path: str | os.PathLike) -> None:
     """
     from safetensors.torch import save_file
 
-    metadata = {"flexseq": FORMAT, "class": type(model).__name__, "arguments": json.dumps(to_json(arguments_of(model)))}
+    metadata = {"flexseq": FORMAT, "class": type(model).__name__, "arguments": json.dumps(arguments_of(model))}
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     with replacing(path) as part:
         save_file(tensors, part, metadata)
@@ -54,13 +54,19 @@ def load(path: str | os.PathLike, *, device: torch.device | str = "cpu") -> nn.M
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - a file has keys but is no mapping
-    except SafetensorError as error:
+            state = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - a file has keys but is no mapping
+    except FileNotFoundError:
+        raise
+    except (SafetensorError, OSError) as error:
         raise InputError(f"{path} is not a safetensors file: {error}") from error
     if metadata.get("flexseq") != FORMAT:
         raise InputError(f"{path} was not written by flexseq.save (format {FORMAT}): its metadata are {metadata}")
-    model = build(metadata["class"], from_json(json.loads(metadata["arguments"])))
-    for dtype in {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}:
-        model = model.to(dtype)
-    model.load_state_dict(state)
+    try:
+        model = build(metadata["class"], from_json(json.loads(metadata["arguments"])))
+        model.load_state_dict(state, assign=True)  # in the file's dtypes
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path} does not hold a {metadata.get('class')} of this version of flexseq: {reason}") from error
     return model.to(device).eval()

@@ -38,8 +38,9 @@ def test_without_a_task_it_lists_them_and_says_what_is_here(bench):
     assert code == 0
     for task in ("digits", "speech_mfcc", "speech_raw"):
         assert task in out
-    assert "yes" in out
-    assert "no" in out
+    here = {line.split("│")[1].strip(): line.split("│")[4].strip() for line in out.splitlines() if line.count("│") == 5}
+    assert here["digits"] == "yes"
+    assert here["speech_mfcc"] == here["speech_raw"] == "no"
 
 
 def test_a_run_leaves_a_complete_result_and_pictures(bench, tmp_path):
@@ -82,7 +83,7 @@ def test_several_seeds_are_summed_up_and_continued(bench, tmp_path):
     assert result["spread"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
     code, _, err = bench(*QUICK, "--seeds", 2, "--out", "runs")
     assert code == 2
-    assert "already holds a run of several seeds" in err
+    assert "already holds a run" in err
     (tmp_path / "runs" / "result.json").unlink()
     code, out, _ = bench(*QUICK, "--seeds", 3, "--out", "runs", "--resume")
     assert code == 0
@@ -107,7 +108,7 @@ def test_every_network_runs(bench, tmp_path, options, row):
 
 
 def test_paper_values_stand_beside_the_papers_networks_alone():
-    from flexseq.bench.networks import network_arguments, row_name
+    from flexseq.bench.networks import is_papers, network_arguments, row_name
     from flexseq.bench.tasks import TASKS
 
     for task in ("speech_mfcc", "speech_raw"):
@@ -119,8 +120,10 @@ def test_paper_values_stand_beside_the_papers_networks_alone():
         for kernel in ("siren", "fourier", "gabor"):
             rows.add(row_name("flextcn", network_arguments("flextcn", {"kernel": kernel}, {})))
         assert rows == set(TASKS[task].paper)
-        assert TASKS[task].paper_data({})
-        assert not TASKS[task].paper_data({"words": "zero,one"})
+        assert TASKS[task].paper_samples == 34_975
+    assert is_papers("flextcn", network_arguments("flextcn", {"depth": 2, "kernel": "siren"}, {}))
+    for changed in ({"width": 4}, {"mask_sigma": 0.5}, {"head": "mean"}, {"kernel_size": 5}):
+        assert not is_papers("flextcn", network_arguments("flextcn", changed, {}))
 
 
 def test_a_folder_that_holds_a_run_is_left_alone(bench, tmp_path):
@@ -147,6 +150,13 @@ def test_a_folder_that_holds_a_run_is_left_alone(bench, tmp_path):
         (["digits", "--model", "flextnc"], "unknown model 'flextnc': did you mean 'flextcn'"),
         (["digits", "--conv", "flx"], "unknown conv 'flx': did you mean 'flex'"),
         (["digits", "--model", "tcn", "--kernel", "siren"], "--model tcn has no option --kernel"),
+        (["digits", "--conv", "conv", "--kernel-size", "3", "--kernel", "siren"], "--conv conv has no --kernel"),
+        (["digits", "--conv", "ck", "--mask-sigma", "0.5"], "--conv ck has no --mask-sigma"),
+        (["digits", "--conv", "conv", "--kernel-size", "0"], "expected a kernel_size of at least 1"),
+        (["digits", "--model", "tcn", "--dropout", "2"], "TCN expected dropout in [0, 1), got 2.0"),
+        (["digits", "--head", "sequence"], "--head expected last or mean"),
+        (["digits", "--gradient-clip", "nan"], "gradient_clip expected at least 0, got nan"),
+        (["digits", "--precision", "16", "--device", "cpu"], "--precision 16 needs a GPU"),
         (["digits", "--words", "a,b"], "digits has no option --words"),
         (["digits", "--device", "tpu"], "device expected auto or one of"),
         (["digits", "--precision", "8"], "unknown precision '8'"),
@@ -154,7 +164,7 @@ def test_a_folder_that_holds_a_run_is_left_alone(bench, tmp_path):
         (["digits", "--limit", "5"], "cannot limit 1797 samples of 10 classes to 5"),
         (["digits", "--seeds", "0"], "--seeds expected at least 1, got 0"),
         (["digits", "--resume"], "--resume needs --out"),
-        (["speech_mfcc", "--data-dir", "nowhere"], "the data folder nowhere does not exist"),
+        (["speech_mfcc", "--data-dir", "nowhere"], "nowhere does not exist"),
         (["speech_mfcc", "--data-dir", "."], "holds no WORD/SPEAKER_nohash_N.wav"),
     ],
 )
@@ -198,3 +208,66 @@ def test_it_is_a_module_that_python_runs():
     done = subprocess.run([sys.executable, "-m", "flexseq.bench", "digitz"], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith("Error: unknown task 'digitz'")
+
+
+def test_best_weights_give_the_accuracy_at_the_best_validation_epoch(bench, tmp_path):
+    import flexseq as fs
+    from flexseq.data.digits import load_digits
+
+    bench(*QUICK, "--out", "run", "--epochs", 6, "--lr", "0.05")
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["best_epoch"] < 6  # else the two files hold the same
+    data = load_digits(limit=200)
+    model = fs.load(tmp_path / "run" / "best.safetensors")
+    for split, value in ((data.test, result["value_at_best_validation"]), (data.validation, result["best_validation"])):
+        x, y = split.batch(range(len(split)))
+        assert (model(x).argmax(1) == y).double().mean().item() == pytest.approx(value, abs=1e-6)
+
+
+def test_several_seeds_and_one_do_not_share_a_folder(bench):
+    bench(*QUICK, "--seeds", 2, "--out", "runs")
+    for other in (["--resume"], ["--seeds", 2, "--lr", "0.5", "--resume"], ["--seeds", 2, "--seed", 5, "--resume"]):
+        code, _, err = bench(*QUICK, *other, "--out", "runs")
+        assert code == 2
+        assert "holds another run" in err
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_lets_go_of_its_folder(bench, tmp_path):
+    code, _, err = bench(*QUICK, "--lr", "1e30", "--out", "run")
+    assert code == 2
+    assert "a lower --lr may help" in err
+    code, _, _ = bench(*QUICK, "--out", "run")
+    assert code == 0
+
+
+def test_a_broken_checkpoint_is_named(bench, tmp_path):
+    bench(*QUICK, "--out", "run")
+    (tmp_path / "run" / "result.json").unlink()
+    whole = (tmp_path / "run" / "last.ckpt").read_bytes()
+    (tmp_path / "run" / "last.ckpt").write_bytes(whole[: len(whole) // 2])
+    code, _, err = bench(*QUICK, "--out", "run", "--resume")
+    assert code == 2
+    assert "last.ckpt cannot be read; remove it to start anew" in err
+    (tmp_path / "run" / "recipe.json").write_text("[]")
+    code, _, err = bench(*QUICK, "--out", "run", "--resume")
+    assert code == 2
+    assert "no readable recipe.json" in err
+
+
+def test_how_padded_speech_was_prepared_is_in_the_result(bench, tmp_path):
+    import numpy as np
+    import soundfile
+
+    for word in ("on", "off"):
+        for n in range(10):
+            path = tmp_path / "words" / word / f"s{n}_nohash_0.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(path, np.random.default_rng(n).normal(0, 0.1, 4000), 8000)
+    options = ["--words", "on,off", "--split", "paper", "--epochs", 1, "--depth", 1, "--width", 4, "--out", "run"]
+    code, out, err = bench("speech_mfcc", "--data-dir", "words", *options)
+    assert code == 0, err
+    assert "20 of 20 clips are shorter than a second and end in zeros" in out
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    expected = {"words": ["on", "off"], "split": "paper", "short": "pad", "standardised_per": "channel"}
+    assert result["dataset"]["options"] == expected
+    assert result["paper_value"] is None

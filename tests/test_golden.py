@@ -9,7 +9,7 @@ from conftest import INDEX, Golden, relative
 import flexseq as fs
 
 NETWORKS = [name for name in INDEX if name.startswith("kernelnet_")]
-LAYERS = [name for name in INDEX if name.startswith(("ckconv", "flexconv"))]
+LAYERS = [name for name in INDEX if name.startswith(("ckconv", "flexconv")) and "highres" not in name]
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -77,3 +77,30 @@ def test_loaded_kernel_size_is_the_originals():
     layer = fs.FlexConv2d(3, 4, kernel=case.kernel("magnet"))
     assert fs.compat.load_flexconv(layer, case.state).kernel_size == (17, 17)
     assert torch.equal(layer.mask.sigma.detach(), case.state["mask_params"][:, 1])
+
+
+def test_kernel_at_another_resolution_is_the_originals_but_for_its_factor():
+    """flexconv2d_highres is a layer of 17 taps run at 33, its values scaled by the rate: here by hand."""
+    case = Golden("flexconv2d_highres")
+    layer = fs.FlexConv2d(3, 4, 33, kernel=case.kernel("magnet")).eval()
+    fs.compat.load_flexconv(layer, {**case.state, "train_length": torch.tensor([33])})
+    kernel = layer.sample_kernel() * case.config["sampling_rate_norm"]
+    assert relative(kernel, case.arrays["kernel"]) < 1e-5
+    for method in ("direct", "fft"):
+        y = fs.functional.long_conv(case.arrays["x"], kernel, layer.bias, method=method)
+        assert relative(y, case.arrays["y"]) < 1e-5
+
+
+def test_loading_refuses_another_omega_0_and_another_threshold():
+    case = Golden("flexconv1d_siren")
+    for options in (
+        {"kernel": functools.partial(case.kernel("siren"), omega_0=10.0)},
+        {"kernel": case.kernel("siren"), "mask_threshold": 0.2},
+    ):
+        with pytest.raises(fs.InputError, match="as the model was built with, got"):
+            fs.compat.load_flexconv(fs.FlexConv1d(3, 4, causal=True, **options), case.state)
+
+
+def test_loading_a_deeper_network_is_refused_by_name():
+    with pytest.raises(fs.InputError, match=r"has no place for \['blocks\.1\."):
+        fs.compat.load_flexconv(fs.FlexTCN(depth=1), Golden("FlexTCN").state)

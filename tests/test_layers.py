@@ -9,6 +9,7 @@ import flexseq as fs
 from flexseq.functional import long_conv
 from flexseq.nn.continuous import read_crops
 from flexseq.positions import tap_positions
+from flexseq.training.parameters import kernel_penalty
 
 
 def test_flexconv_is_network_times_mask_cropped():
@@ -155,11 +156,15 @@ def test_kernel_norm_of_a_kernel_of_zeros_has_a_finite_gradient():
 
 def test_all_masks_are_read_from_the_device_at_once(monkeypatch):
     model = fs.FlexTCN(depth=3).eval()
+    model(torch.randn(1, 1, 50))  # the first input fixes the kernels' size
     reads = []
     original = torch.Tensor.tolist
     monkeypatch.setattr(torch.Tensor, "tolist", lambda self: reads.append(self.shape) or original(self))
     model(torch.randn(1, 1, 50))
     assert reads == [(12,)]  # six masks of two values
+    reads.clear()
+    kernel_penalty(model)
+    assert reads == [(12,)]
 
 
 @pytest.mark.parametrize(
@@ -179,3 +184,55 @@ def test_all_masks_are_read_from_the_device_at_once(monkeypatch):
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(fs.InputError, match=message):
         fs.FlexConv1d(**{"in_channels": 2, "out_channels": 2, **arguments})
+
+
+def test_ckconvs_siren_starts_with_its_papers_biases():
+    assert 0.9 < fs.CKConv1d(30, 30).kernel_network.readout.bias.abs().max() <= 1
+    assert fs.FlexConv1d(30, 30, kernel="siren").kernel_network.readout.bias.abs().max() < 0.2
+
+
+def test_a_kernel_of_one_tap_is_warned_of():
+    with pytest.warns(UserWarning, match=r"FlexConv2d with a kernel of 5x5 taps starts with a single one.*mask_sigma above 0\.23"):
+        fs.FlexConv2d(1, 1, 5)
+    assert fs.FlexConv2d(1, 1, 5, mask_sigma=0.24).sample_kernel().shape == (1, 1, 3, 3)
+
+
+def test_a_layer_with_a_lambda_for_a_kernel_can_be_pickled_but_not_saved(tmp_path):
+    import copy
+
+    layer = copy.deepcopy(fs.FlexConv1d(1, 1, 30, kernel=lambda *a, **k: fs.kernels.SIREN(*a, **k)))
+    assert "kernel" in str(layer._arguments)
+    with pytest.raises(fs.InputError, match="cannot save the argument <function"):
+        fs.save(layer, tmp_path / "layer.safetensors")
+
+
+@pytest.mark.parametrize("sigma", [2, float(2)])
+def test_whole_numbers_are_widths_too(sigma):
+    assert fs.FlexConv1d(1, 1, 9, mask_sigma=sigma).mask.sigma.dtype == torch.float32
+
+
+def test_input_of_another_dtype_is_refused_whatever_the_method():
+    for method in ("direct", "fft"):
+        with pytest.raises(fs.InputError, match=r"expected input of torch\.float32, as its parameters, got torch\.float64"):
+            fs.FlexConv1d(1, 1, 50, method=method)(torch.zeros(1, 1, 50, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("last", [1, 2, 30, 99, 100, 500])
+@pytest.mark.parametrize("method", ["direct", "fft", "overlap"])
+@pytest.mark.parametrize("sigma", [0.05, 0.2, 1.0])
+def test_last_outputs_are_those_of_all(last, method, sigma):
+    layer = fs.FlexConv1d(4, 6, 100, causal=True, groups=2, mask_sigma=sigma, method=method).double()
+    torch.nn.init.normal_(layer.bias)
+    x = torch.randn(2, 4, 100, dtype=torch.float64)
+    torch.testing.assert_close(layer(x, last=last), layer(x)[..., -last:], rtol=1e-10, atol=1e-12)
+
+
+def test_causal_layers_keep_to_the_bound_of_their_kernels_norm():
+    layer = fs.CKConv1d(30, 30, 4000, causal=True, method="fft")
+    x = torch.randn(1, 30, 4000)
+    changed = x.clone()
+    changed[..., 2000:] = torch.randn(1, 30, 2000)
+    with torch.no_grad():
+        leak = (layer(x) - layer(changed))[..., :2000].abs().max()
+        norm = layer.sample_kernel().flatten(1).norm(dim=1).max()
+    assert leak < 1e-6 * max(1, norm) * x.abs().max()

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexseq import InputError
-from flexseq.functional import long_conv
+from flexseq.functional import basis_long_conv, long_conv
 from flexseq.functional.fft_length import fft_length
 
-METHODS = ["direct", "fft", "auto"]
+METHODS = ["direct", "fft", "overlap", "auto"]
 
 
 def scipy_long_conv(x, w, bias, causal, groups):
@@ -155,11 +155,12 @@ def test_under_autocast_both_methods_give_its_dtype():
     torch.testing.assert_close(direct, fft, rtol=0.05, atol=0.2)
 
 
-def test_auto_takes_fft_for_long_kernels_and_direct_for_short_ones():
+@pytest.mark.parametrize("functions", [None, 33])
+def test_auto_takes_ffts_for_long_kernels_and_direct_for_short_ones(functions):
     from flexseq.functional.long_conv import choose_method
 
-    assert choose_method((32, 30, 16000), (30, 30, 1288), 1) == "fft"
-    assert choose_method((32, 30, 16000), (30, 30, 3), 1) == "direct"
+    assert choose_method((32, 30, 16000), (30, 30, 1288), 1, functions) == "auto"
+    assert choose_method((32, 30, 16000), (30, 30, 3), 1, functions) == "direct"
 
 
 @settings(max_examples=200, deadline=None)
@@ -192,3 +193,56 @@ def test_bad_arguments_are_named(arguments, message):
     x, w, bias = (given_arguments.pop(name) for name in ("x", "w", "bias"))
     with pytest.raises(InputError, match=message):
         long_conv(x, w, bias, **given_arguments)
+
+
+@pytest.mark.parametrize("method", ["direct", "fft", "overlap"])
+def test_an_empty_batch_gives_an_empty_output(method):
+    assert long_conv(torch.zeros(0, 2, 10), torch.zeros(3, 2, 5), method=method).shape == (0, 3, 10)
+
+
+def test_forward_mode_and_second_derivatives_are_refused_not_wrong():
+    x, w = torch.randn(1, 2, 20), torch.randn(2, 2, 9)
+    with pytest.raises(RuntimeError):
+        torch.func.jvp(lambda x: long_conv(x, w, method="fft"), (x,), (x,))
+    x.requires_grad_()
+    (gradient,) = torch.autograd.grad(long_conv(x, w, method="fft").square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError):
+        gradient.sum().backward()
+    tangent = torch.func.jvp(lambda x: long_conv(x, w, method="direct"), (x.detach(),), (x.detach(),))[1]
+    torch.testing.assert_close(tangent, long_conv(x.detach(), w, method="direct"))
+
+
+@settings(max_examples=40, deadline=None)
+@given(cases(), st.sampled_from(["fft", "overlap", "auto"]), st.integers(1, 5))
+def test_kernels_given_as_mixes_equal_those_formed(case, method, functions):
+    x, w, bias = tensors(case)
+    generator = torch.Generator().manual_seed(case["seed"])
+    basis = torch.randn(functions, *case["taps"], generator=generator, dtype=torch.float64)
+    weight = torch.randn(*w.shape[:2], functions, generator=generator, dtype=torch.float64)
+    results = []
+    for mixed in (False, True):
+        leaves = [t.clone().requires_grad_() for t in (x, basis, weight, bias)]
+        options = {"causal": case["causal"], "groups": case["groups"]}
+        if mixed:
+            y = basis_long_conv(*leaves, **options, method=method)
+        else:
+            y = long_conv(leaves[0], torch.tensordot(leaves[2], leaves[1], 1), leaves[3], **options, method="direct")
+        results.append([y, *torch.autograd.grad((y * torch.arange(y.numel()).view_as(y).cos()).sum(), leaves)])
+    for formed, mixed in zip(*results, strict=True):
+        torch.testing.assert_close(mixed, formed, rtol=1e-10, atol=1e-10)
+
+
+def test_gradients_are_float32_also_when_autocast_is_still_on():
+    x, w = torch.randn(2, 3, 200, requires_grad=True), torch.randn(4, 3, 150, requires_grad=True)
+    exact = torch.autograd.grad(long_conv(x, w, method="fft").sum(), (x, w))
+    with torch.autocast("cpu", torch.bfloat16):
+        gradients = torch.autograd.grad(long_conv(x, w, method="fft").float().sum(), (x, w))
+    for gradient, reference in zip(gradients, exact, strict=True):
+        torch.testing.assert_close(gradient, reference, rtol=1e-3, atol=1e-3)
+
+
+def test_outputs_do_not_depend_on_the_batch_they_are_in():
+    x, basis, weight = torch.randn(16, 5, 3000), torch.randn(7, 400), torch.randn(5, 5, 7)
+    together = basis_long_conv(x, basis, weight, causal=True)
+    alone = torch.cat([basis_long_conv(one[None], basis, weight, causal=True) for one in x])
+    assert ((together - alone).abs().max() / together.abs().max()) < 1e-5

@@ -122,10 +122,10 @@ def test_compiled_network_recompiles_for_few_of_many_crops():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"depth": 0}, "FlexTCN expected depth of at least 1, got 0"),
+        ({"depth": 0}, "FlexTCN expected depth to be an integer of at least 1, got 0"),
         ({"dropout": 1.0}, r"dropout in \[0, 1\), got 1.0"),
         ({"conv": "flexx"}, "unknown conv 'flexx': did you mean 'flex'"),
-        ({"conv": "conv"}, "expected a kernel_size with conv='conv', got None"),
+        ({"conv": "conv"}, "expected a kernel_size of at least 1 with conv='conv', got None"),
         ({"norm": "bach"}, "unknown norm 'bach': did you mean 'batch'"),
         ({"head": "list"}, "unknown head 'list': did you mean 'last'"),
         ({"kernel": "gabbor"}, "unknown kernel 'gabbor': did you mean 'gabor'"),
@@ -142,3 +142,43 @@ def test_other_input_is_refused_by_name(model):
     for shape in ((3, 1, 40), (3, 2, 8, 8), (3, 2, 0)):
         with pytest.raises(fs.InputError, match=rf"{type(network).__name__} expected sequences of shape \(batch, 2, length\).*got shape"):
             network(torch.randn(shape))
+
+
+def test_published_settings_of_ckcnn():
+    network = fs.CKCNN(omega_0=12.0).blocks[0].conv2.kernel_network
+    assert network.omega_0 == 12.0
+    assert network.readout.weight_norm
+    assert 0.9 < network.readout.bias.abs().max() <= 1
+    assert fs.CKCNN().blocks[0].conv1.kernel_network.omega_0 == 31.09
+
+
+@pytest.mark.parametrize("norm", ["batch", "layer", "group"])
+@pytest.mark.parametrize("method", ["direct", "fft", "overlap"])
+@pytest.mark.parametrize("sigma", [0.1, 0.4, 1.0])
+def test_last_step_in_eval_mode_equals_that_of_the_whole_sequence(norm, method, sigma):
+    model = fs.FlexTCN(2, 5, depth=3, width=6, mask_sigma=sigma, norm=norm, method=method).double()
+    x = torch.randn(3, 2, 90, dtype=torch.float64)
+    model(x)
+    model.eval()
+    last = model(x)
+    model.head.mode = "sequence"  # which computes every step
+    torch.testing.assert_close(last, model(x)[..., -1], rtol=1e-10, atol=1e-12)
+
+
+def test_dropout_drops_its_share_and_keeps_the_mean():
+    from flexseq.models.dropout import Dropout
+
+    layer = Dropout(0.3)
+    x = torch.ones(1000, 1003)
+    y = layer(x)
+    assert (y == 0).double().mean().item() == pytest.approx(0.3, abs=0.002)
+    assert y.mean().item() == pytest.approx(1, abs=0.003)
+    assert len(y.unique()) == 2
+    rows, columns = (y == 0).double().mean(0), (y == 0).double().mean(1)
+    for part in (rows, columns):  # as spread as independent draws are, along both axes
+        assert part.std().item() == pytest.approx((0.3 * 0.7 / 1000) ** 0.5, rel=0.15)
+    x.requires_grad_()
+    y = layer(x)
+    y.sum().backward()
+    assert torch.equal(x.grad, y.detach())
+    assert torch.equal(layer.eval()(x), x)

@@ -48,20 +48,20 @@ def uninterrupted(tmp_path_factory):
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_killed_in_its_third_epoch_and_resumed_ends_with_the_same_weights(uninterrupted, tmp_path, workers):
     out = tmp_path / "run"
-    # In the third epoch each batch waits, so that the kill falls into it however fast the machine is.
+    # In the third epoch the fourth batch waits, so that the kill falls into the middle of it however fast the machine is.
     slow = (
-        "import flexseq.data.dataset as d, time, sys; from flexseq.data.loader import EpochOrder\n"
-        "original = EpochOrder.batches\n"
-        "def batches(self):\n"
-        "    if self.seed is not None and self.epoch == 2: print('third epoch', flush=True); time.sleep(60)\n"
-        "    return original(self)\n"
-        "EpochOrder.batches = batches\n"
+        "import time; from flexseq.training.callbacks import EpochSeeds\n"
+        "original = EpochSeeds.on_train_batch_start\n"
+        "def wait(self, trainer, module, batch, index):\n"
+        "    original(self, trainer, module, batch, index)\n"
+        "    if trainer.current_epoch == 2 and index == 3: print('fourth batch of the third epoch', flush=True); time.sleep(60)\n"
+        "EpochSeeds.on_train_batch_start = wait\n"
         "from flexseq.bench.cli import main; main()"
     )
     arguments = command(out, "--workers", workers)[4:]  # what follows -u -m flexseq.bench
     process = subprocess.Popen([sys.executable, "-u", "-c", slow, *arguments], env=environment(tmp_path), stdout=subprocess.PIPE, text=True)
     for line in process.stdout:
-        if "third epoch" in line:
+        if "fourth batch" in line:
             break
     time.sleep(0.2)
     process.send_signal(signal.SIGKILL)
@@ -95,6 +95,6 @@ def test_ctrl_c_says_how_to_go_on_and_exits_with_130(tmp_path):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "--resume with the same options and --out goes on" in errors
+    assert "--resume with the same options and --out (above) goes on" in errors
     assert "Traceback" not in errors
     assert (out / "last.ckpt").exists()

@@ -66,3 +66,27 @@ def test_a_file_cannot_name_code_to_run(tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "evil", {"flexseq": "1", "class": "os.system", "arguments": arguments})
     with pytest.raises(fs.InputError, match=r"unknown flexseq class 'os\.system'"):
         fs.load(tmp_path / "evil")
+
+
+def test_a_file_with_other_contents_is_one_sentence(tmp_path):
+    def metadata(**arguments):
+        return {"flexseq": "1", "class": "FlexTCN", "arguments": json.dumps(arguments)}
+
+    save_file({"a": torch.zeros(1)}, tmp_path / "tensors", metadata(depth=1))
+    save_file({"a": torch.zeros(1)}, tmp_path / "arguments", metadata(deepness=1))
+    save_file({"a": torch.zeros(1)}, tmp_path / "class", {"flexseq": "1"})
+    for name in ("tensors", "arguments", "class"):
+        with pytest.raises(fs.InputError, match=r"does not hold a .* of this version of flexseq"):
+            fs.load(tmp_path / name)
+    with pytest.raises(fs.InputError, match="is not a safetensors file"):
+        fs.load(tmp_path)
+
+
+def test_mixed_dtypes_are_kept(tmp_path):
+    model = fs.FlexTCN(depth=1).bfloat16()
+    model.blocks[0].norm1.float()
+    fs.save(model, tmp_path / "m.safetensors")
+    loaded = fs.load(tmp_path / "m.safetensors")
+    assert loaded.head.weight.dtype == torch.bfloat16
+    assert loaded.blocks[0].norm1.weight.dtype == torch.float32
+    assert loaded.head.weight.requires_grad

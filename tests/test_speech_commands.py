@@ -151,7 +151,7 @@ def test_nothing_but_broken_clips_is_an_error(folder):
         ({"words": ("on",)}, "two or more different words, got on"),
         ({"split": "list"}, "unknown split 'list': did you mean 'lists'"),
         ({"short": "crop"}, "unknown short 'crop'"),
-        ({"words": None}, r"unknown word .* 'yes'"),
+        ({"words": None}, "does not hold the paper's word 'yes'; give --words, of off, on"),
     ],
 )
 def test_bad_options_are_named(folder, options, message):
@@ -183,3 +183,31 @@ def test_index_names_every_clip(folder):
     load_speech_commands(mfcc=False, folder=folder, words=WORDS)
     (index,) = speech_commands.cache_dir().glob("decoded/*/index.json")
     assert len(json.loads(index.read_text())["paths"]) == 40
+
+
+def test_odd_names_and_dangling_links_are_left_out_by_name(folder):
+    on = root_of(folder) / "on"
+    write_clip(on / "bob_nohash_1 (copy).wav", 300)
+    (on / "gone_nohash_0.wav").symlink_to(folder / "nowhere.wav")
+    data = load_speech_commands(mfcc=False, folder=folder, words=WORDS)
+    assert sum(data.sizes.values()) == 40
+    assert "1 files were left out, which are not named" in data.notes[0]
+    assert "on/gone_nohash_0.wav (no readable audio)" in data.notes[1]
+
+
+def test_a_cache_that_cannot_be_written_is_named(folder, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("FLEXSEQ_CACHE", str(tmp_path / "file"))
+    with pytest.raises(InputError, match=r"cannot keep decoded audio in .*set FLEXSEQ_CACHE"):
+        load_speech_commands(mfcc=False, folder=folder, words=WORDS)
+
+
+def test_workers_that_are_started_afresh_map_the_same_file(folder):
+    import pickle
+
+    split = load_speech_commands(mfcc=False, folder=folder, words=WORDS).train
+    pickled = pickle.dumps(split)
+    assert len(pickled) < 200_000
+    other = pickle.loads(pickled)
+    assert isinstance(other.inputs, np.memmap)
+    assert torch.equal(other.batch([3, 1])[0], split.batch([3, 1])[0])

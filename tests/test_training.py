@@ -157,3 +157,53 @@ def test_a_device_that_is_not_there_is_named():
     missing = "cuda" if not torch.cuda.is_available() else "mps"
     with pytest.raises(fs.InputError, match=f"device expected auto or one of .*, got '{missing}'"):
         pick_device(missing)
+
+
+def step_record(monkeypatch, tmp_path, **recipe):
+    """Train, and note each step's learning rates and each loss that was differentiated."""
+    rates, losses = [], []
+    original_step, original_backward = torch.optim.Adam.step, torch.Tensor.backward
+
+    def step(self, *args, **kwargs):
+        rates.append([group["lr"] for group in self.param_groups])
+        return original_step(self, *args, **kwargs)
+
+    def backward(self, *args, **kwargs):
+        losses.append(self.item())
+        return original_backward(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    monkeypatch.setattr(torch.Tensor, "backward", backward)
+    fit(a_model(), two_tones(), Recipe(**{"epochs": 20, "batch_size": 20, "lr": 0.01, **recipe}), tmp_path, device=CPU)
+    return np.array(rates), np.array(losses)
+
+
+def test_rates_rise_and_fall_at_every_step_and_masks_have_a_tenth(monkeypatch, tmp_path):
+    rates, _ = step_record(monkeypatch, tmp_path)  # 80 samples: 4 steps an epoch, 80 in all, a warm-up of 2 epochs
+    assert rates.shape == (80, 2)
+    assert np.allclose(rates[:9, 0], 0.01 * np.arange(9) / 8)
+    assert (np.diff(rates[8:, 0]) < 0).all()
+    assert rates[-1, 0] < 1e-4
+    assert np.allclose(rates[:, 1], 0.1 * rates[:, 0])
+
+
+def test_penalty_is_part_of_the_loss(monkeypatch, tmp_path):
+    _, without = step_record(monkeypatch, tmp_path / "a", epochs=1)
+    _, with_penalty = step_record(monkeypatch, tmp_path / "b", epochs=1, kernel_penalty=0.5)
+    model = a_model()
+    model(torch.randn(1, 1, 24))
+    assert with_penalty[0] - without[0] == pytest.approx(0.5 * kernel_penalty(model).item(), rel=1e-4)
+
+
+def test_files_are_synced_before_they_are_renamed(tmp_path, monkeypatch):
+    import os
+
+    from flexseq.files import replacing
+
+    calls = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda *a: calls.append("fsync") or fsync(*a))
+    monkeypatch.setattr(os, "replace", lambda *a: calls.append("replace") or replace(*a))
+    with replacing(tmp_path / "a") as part:
+        part.write_text("x")
+    assert calls == ["fsync", "replace"]

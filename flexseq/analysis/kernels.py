@@ -56,7 +56,9 @@ def plot_kernels(model: nn.Module, path: Path, *, strongest: int = 4) -> bool:
         axis.xaxis.get_major_locator().set_params(integer=True)
     for axis in axes[len(layers) :]:
         axis.set_axis_off()
-    figure.suptitle(f"strongest {strongest} kernels of each layer and its mask (grey), over taps from the present", fontsize=9)
+    masks = "" if all(layer.mask is None for layer in layers.values()) else "; grey: the mask, scaled to the highest tap"
+    figure.suptitle(f"strongest {strongest} kernels of each layer, as applied{masks}", fontsize=9)
+    figure.supxlabel("taps from the present", fontsize=8)
     with replacing(path) as part:
         figure.savefig(part, dpi=120)
     return True

@@ -1,5 +1,6 @@
 """The command line's options."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +24,10 @@ PRECISIONS = {"32": "32-true", "64": "64-true", "bf16": "bf16-mixed", "16": "16-
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
-@app.command(help="Train a network on a task and leave results, pictures and weights in a folder. Without a task: list the tasks.")
+@app.command(
+    help="Train a network on a task and leave results, pictures and weights in a folder. Without a task: list the tasks. "
+    "Options that are not given have the task's recipe, which result.json records."
+)
 def bench(
     task: Annotated[str | None, typer.Argument(help="what to train on; none lists the tasks")] = None,
     model: Annotated[str | None, typer.Option(help=" | ".join(NETWORKS))] = None,
@@ -31,10 +35,12 @@ def bench(
     width: Annotated[int | None, typer.Option(help="channels inside")] = None,
     kernel: Annotated[str | None, typer.Option(help=" | ".join(KERNELS))] = None,
     conv: Annotated[str | None, typer.Option(help="flex | ck | conv (with --kernel-size)")] = None,
-    kernel_size: Annotated[int | None, typer.Option(help="taps; by default the sequence's length")] = None,
-    mask_sigma: Annotated[float | None, typer.Option(help="where masks start, 2 being the whole kernel")] = None,
+    kernel_size: Annotated[int | None, typer.Option(help="taps before cropping; by default the sequence's length")] = None,
+    mask_sigma: Annotated[
+        float | None, typer.Option(help="standard deviation where masks start; the kernel spans -1 to 1, the papers have 0.075")
+    ] = None,
     dropout: Annotated[float | None, typer.Option(help="probability")] = None,
-    head: Annotated[str | None, typer.Option(help="logits from the last step | the mean over time")] = None,
+    head: Annotated[str | None, typer.Option(help="where the logits come from: last (step) | mean (over time)")] = None,
     epochs: Annotated[int | None, typer.Option()] = None,
     batch_size: Annotated[int | None, typer.Option()] = None,
     lr: Annotated[float | None, typer.Option(help="learning rate")] = None,
@@ -46,8 +52,13 @@ def bench(
     data_dir: Annotated[str | None, typer.Option(help="the folder that holds the data")] = None,
     download: Annotated[bool, typer.Option("--download", help="fetch the data into --data-dir if it is not there")] = False,
     words: Annotated[str | None, typer.Option(help="speech: classes, as a,b,c")] = None,
-    split: Annotated[str | None, typer.Option(help="speech: paper (stratified) | lists (the folder's own)")] = None,
-    short: Annotated[str | None, typer.Option(help="speech: drop | pad clips under a second")] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="speech: paper (stratified; default for the paper's words) | lists (the folder's own; default for others)"),
+    ] = None,
+    short: Annotated[
+        str | None, typer.Option(help="speech: clips under a second: drop (default for the paper's words) | pad (default for others)")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto | cpu | cuda | mps")] = "auto",
     precision: Annotated[str, typer.Option(help=" | ".join(PRECISIONS) + " bits")] = "32",
     workers: Annotated[int, typer.Option(help="processes that prepare batches")] = 0,
@@ -61,6 +72,8 @@ def bench(
         if task not in TASKS:
             raise unknown_name("task", task, TASKS)
         chosen = TASKS[task]
+        if data_dir is not None:
+            data_dir = os.path.abspath(os.path.expanduser(data_dir))
         data = _given(data_dir=data_dir, download=download or None, words=words, split=split, short=short, limit=limit)
         for name in data:
             if name not in chosen.options:
@@ -79,7 +92,7 @@ def bench(
         given |= _given(mask_sigma=mask_sigma, dropout=dropout, head=head)
         name = model or chosen.model
         plan = Plan(chosen, data, name, network_arguments(name, given, chosen.network), recipe)
-        folder = out or Path("runs") / f"{task}-{datetime.now():%Y%m%d-%H%M%S}"
+        folder = out or Path("runs") / f"{task}-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
         print(run(plan, folder, seeds=seeds, device=device, resume=resume))
 
 
@@ -104,7 +117,7 @@ def _failing_in_one_sentence() -> Iterator[None]:
         print(f"Error: {error}", file=sys.stderr)
         raise typer.Exit(2) from error
     except KeyboardInterrupt as error:
-        print("interrupted; --resume with the same options and --out goes on after the last finished epoch", file=sys.stderr)
+        print("interrupted; --resume with the same options and --out (above) goes on after the last finished epoch", file=sys.stderr)
         raise typer.Exit(130) from error
 
 

@@ -28,6 +28,10 @@ def network_arguments(name: str, given: dict[str, Any], defaults: dict[str, Any]
             raise InputError(f"--model {name} has no option --{argument.replace('_', '-')}; it takes {', '.join(own)}")
     if given.get("head") == "sequence":
         raise InputError("--head expected last or mean for a task with one class a sequence, got sequence")
+    conv = given.get("conv", "flex")
+    for argument, needed in (("mask_sigma", ("flex",)), ("kernel", ("flex", "ck"))):
+        if argument in given and conv not in needed:
+            raise InputError(f"--conv {conv} has no --{argument.replace('_', '-')}")
     # A task's depth and masks are meant for its own network, not for the baselines.
     fitting = {argument: value for argument, value in defaults.items() if argument in own} if name == "flextcn" else {}
     return {**own, **fitting, **given}
@@ -36,6 +40,12 @@ def network_arguments(name: str, given: dict[str, Any], defaults: dict[str, Any]
 def build_network(name: str, arguments: dict[str, Any], dataset: Dataset) -> nn.Module:
     """The network for a dataset's channels and classes."""
     return NETWORKS[name](dataset.shape[0], len(dataset.classes), **arguments)
+
+
+def is_papers(name: str, arguments: dict[str, Any]) -> bool:
+    """Whether a network is the papers' but for its depth and kernel: all else at its defaults."""
+    own = network_arguments(name, {}, {})
+    return all(own[argument] == value for argument, value in arguments.items() if argument not in ("depth", "kernel"))
 
 
 def row_name(name: str, arguments: dict[str, Any]) -> str:

@@ -23,7 +23,8 @@ def plot_curves(rows: list[dict[str, float]], best_epoch: int, path: Path) -> No
         axis.set_ylabel(quantity)
         axis.grid(alpha=0.3)
         axis.xaxis.get_major_locator().set_params(integer=True)
-    if all(row["train_loss"] > 0 and row["validation_loss"] > 0 for row in rows):
+        axis.set_xlim(0.5, len(rows) + 0.5)
+    if len(rows) > 3 and all(row["train_loss"] > 0 and row["validation_loss"] > 0 for row in rows):
         figure.axes[0].set_yscale("log")
     figure.axes[0].legend(fontsize=8)
     with replacing(path) as part:

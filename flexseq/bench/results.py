@@ -53,7 +53,7 @@ def summary_of(results: list[dict[str, Any]]) -> dict[str, Any]:
     """One result of several seeds: the first one's fields, with mean and spread (sample standard deviation) in the place of its figures."""
     values = [result["value"] for result in results]
     at_best = [result["value_at_best_validation"] for result in results]
-    shared = {key: value for key, value in results[0].items() if key not in ("seed", "per_class")}
+    shared = {key: value for key, value in results[0].items() if key not in ("seed", "per_class", "best_epoch")}
     return {
         **shared,
         "value": statistics.mean(values),
@@ -71,13 +71,14 @@ def summary_of(results: list[dict[str, Any]]) -> dict[str, Any]:
 def print_result(result: dict[str, Any]) -> None:
     """The figures as a table, beside the paper's where it has one."""
     console = Console(soft_wrap=True, highlight=False)
-    table = Table("", "this run", "paper", title=f"{result['task']}: {result['model']}, {result['parameters']:,} parameters")
-    paper = "" if result["paper_value"] is None else f"{result['paper_value']:.2%}"
+    title = f"{result['task']}: {result['model']}, {result['parameters']:,} parameters"
+    paper = [] if result["paper_value"] is None else [f"{result['paper_value']:.2%}"]
+    table = Table("", "this run", *["paper" for _ in paper], title=title)
     spread = f" ± {result['spread']:.2%} over seeds {', '.join(map(str, result['seeds']))}" if "spread" in result else ""
-    table.add_row("test accuracy, final epoch", f"{result['value']:.2%}{spread}", paper)
-    table.add_row("test accuracy at the best validation epoch", f"{result['value_at_best_validation']:.2%}", "")
-    table.add_row("best validation accuracy", f"{result['best_validation']:.2%}", "")
-    table.add_row("seconds an epoch", f"{result['seconds_per_epoch']:.2f}", "")
+    table.add_row("test accuracy, final epoch", f"{result['value']:.2%}{spread}", *paper)
+    table.add_row("test accuracy at the best validation epoch", f"{result['value_at_best_validation']:.2%}")
+    table.add_row("best validation accuracy", f"{result['best_validation']:.2%}")
+    table.add_row("seconds an epoch", f"{result['seconds_per_epoch']:.2f}")
     console.print(table)
     if "per_class" in result:
         classes = Table("class", "test samples", "accuracy", title="test accuracy by class, final epoch")

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import nn
 
 from flexseq import saving
 from flexseq.analysis.kernels import plot_kernels
-from flexseq.bench.networks import build_network, row_name
+from flexseq.bench.networks import build_network, is_papers, row_name
 from flexseq.bench.plots import plot_confusion, plot_curves
 from flexseq.bench.results import RESULT, confusion, print_result, read_result, summary_of, versions, write_result
 from flexseq.bench.tasks import Task
@@ -24,7 +23,7 @@ from flexseq.training.recipe import Recipe
 RECIPE = "recipe.json"
 OURS = (RECIPE, RESULT, LOG, CHECKPOINT, "model.safetensors", "best.safetensors", "curves.png", "confusion.png", "kernels.png")
 """What a run writes: a folder that holds any of these is some run's."""
-FREE = ("workers",)
+FREE = ("workers", "download")
 """Parts of a recipe that may differ between a run and its continuation: they do not change the result."""
 
 
@@ -73,10 +72,11 @@ def run(plan: Plan, folder: Path, *, seeds: int, device: str, resume: bool) -> P
     where = pick_device(device)
     plans = [dataclasses.replace(plan, recipe=dataclasses.replace(plan.recipe, seed=plan.recipe.seed + i)) for i in range(seeds)]
     folders = [folder] if seeds == 1 else [folder / f"seed-{one.recipe.seed}" for one in plans]
-    if seeds > 1 and (folder / RECIPE).exists():
-        raise InputError(f"{folder} already holds a run of one seed; give another --out")
-    if seeds > 1 and (folder / RESULT).exists() and not resume:
-        raise InputError(f"{folder} already holds a run of several seeds; continue it with --resume, or give another --out")
+    if where.type == "cpu" and plan.recipe.precision == "16-mixed":
+        raise InputError("--precision 16 needs a GPU; on a CPU there is bf16")
+    whole = {**plan.as_json(), "seeds": seeds}
+    if seeds > 1:
+        _check_claim(folder, whole, resume)
     for one, own_folder in zip(plans, folders, strict=True):
         _check_claim(own_folder, one.as_json(), resume)
     dataset = None
@@ -91,6 +91,10 @@ def run(plan: Plan, folder: Path, *, seeds: int, device: str, resume: bool) -> P
             print(f"{dataset.name}: {', '.join(f'{size:,} to {use}' for use, size in _uses(dataset))}, from {dataset.source}")
             for note in dataset.notes:
                 print(f"note: {note}")
+            build_network(plan.model, plan.network, dataset)  # bad arguments are to leave no folder behind
+            if seeds > 1:
+                _claim(folder, whole, resume)
+            print(f"results go to {folder}")
         results.append(_run_one(one, dataset, own_folder, where, resume))
         if seeds > 1:
             print_result(results[-1])
@@ -114,14 +118,18 @@ def _check_claim(folder: Path, recipe: dict[str, Any], resume: bool) -> None:
         raise InputError(f"{folder} already holds a run ({', '.join(there)}); continue it with --resume, or give another --out")
     try:
         before = json.loads((folder / RECIPE).read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{folder} holds {', '.join(there)} but no readable {RECIPE}, so it cannot be resumed; give another --out"
-        ) from error
+    except (OSError, ValueError):
+        before = None
+    if not isinstance(before, dict):
+        raise InputError(f"{folder} holds {', '.join(there)} but no readable {RECIPE}, so it cannot be resumed; give another --out")
+    flat_before, flat_here = _flat(before), _flat(recipe)
+    flat_before["seeds"], flat_here["seeds"] = flat_before.get("seeds", 1), flat_here.get("seeds", 1)
+    if 1 < flat_before["seeds"] < flat_here["seeds"]:
+        flat_before["seeds"] = flat_here["seeds"]  # a run of several seeds may get more
     differing = [
-        f"{part}: {_flat(before).get(part)} there, {_flat(recipe).get(part)} here"
-        for part in sorted(_flat(before).keys() | _flat(recipe).keys())
-        if _flat(before).get(part) != _flat(recipe).get(part) and part.rpartition(".")[2] not in FREE
+        f"{part}: {flat_before.get(part)} there, {flat_here.get(part)} here"
+        for part in sorted(flat_before.keys() | flat_here.keys())
+        if flat_before.get(part) != flat_here.get(part) and part.rpartition(".")[2] not in FREE
     ]
     if differing:
         raise InputError(f"{folder} holds another run, which cannot be resumed with these options ({'; '.join(differing)})")
@@ -132,7 +140,13 @@ def _claim(folder: Path, recipe: dict[str, Any], resume: bool) -> None:
     if resume and not (folder / RECIPE).exists():
         print(f"nothing to resume in {folder}: starting there")
     try:
+        if not resume:
+            folder.mkdir(parents=True, exist_ok=True)
+            with open(folder / RECIPE, "x"):  # of two that start at once in one folder, one stops here
+                pass
         write_text(folder / RECIPE, json.dumps(recipe, indent=1) + "\n")
+    except FileExistsError as error:
+        raise InputError(f"{folder} already holds a run; continue it with --resume, or give another --out") from error
     except OSError as error:
         raise InputError(f"cannot write into {folder}: {error.strerror}") from error
 
@@ -149,14 +163,17 @@ def _run_one(plan: Plan, dataset: Dataset, folder: Path, device: torch.device, r
     torch.manual_seed(recipe.seed)
     model = build_network(plan.model, plan.network, dataset)
     _claim(folder, plan.as_json(), resume)
-    began = time.perf_counter()
-    fitted = fit(model, dataset, recipe, folder, device=device, resume=resume, label=f"{plan.task.name} seed {recipe.seed}")
-    return _finish(plan, dataset, model, fitted, folder, device, time.perf_counter() - began)
+    try:
+        fitted = fit(model, dataset, recipe, folder, device=device, resume=resume, label=f"{plan.task.name} seed {recipe.seed}")
+    except (InputError, KeyboardInterrupt):
+        if not (folder / CHECKPOINT).exists():  # nothing to go on with: let go of the folder
+            (folder / RECIPE).unlink()
+            (folder / LOG).unlink(missing_ok=True)
+        raise
+    return _finish(plan, dataset, model, fitted, folder, device)
 
 
-def _finish(
-    plan: Plan, dataset: Dataset, model: nn.Module, fitted: Fitted, folder: Path, device: torch.device, seconds: float
-) -> dict[str, Any]:
+def _finish(plan: Plan, dataset: Dataset, model: nn.Module, fitted: Fitted, folder: Path, device: torch.device) -> dict[str, Any]:
     """Test the final weights and the best ones on validation, and write everything; result.json last."""
     batch_size = plan.recipe.batch_size
     predicted, true = predict(model, dataset.test, device=device, batch_size=batch_size)
@@ -176,7 +193,7 @@ def _finish(
         for i, (name, row) in enumerate(zip(dataset.classes, matrix, strict=True))
     }
     row_in_paper = row_name(plan.model, plan.network)
-    comparable = plan.task.paper_data(plan.data)
+    comparable = sum(dataset.sizes.values()) == plan.task.paper_samples and is_papers(plan.model, plan.network)
     result = {
         "task": plan.task.name,
         "model": row_in_paper,
@@ -192,6 +209,7 @@ def _finish(
         "seconds_per_epoch": sum(row["seconds"] for row in fitted.rows) / len(fitted.rows),
         "device": str(device) if device.type == "cpu" else torch.cuda.get_device_name() if device.type == "cuda" else device.type,
         "dtype": {"32-true": "float32", "64-true": "float64", "bf16-mixed": "bfloat16", "16-mixed": "float16"}[plan.recipe.precision],
+        "threads": torch.get_num_threads(),
         "seed": plan.recipe.seed,
         "dataset": {
             "name": dataset.name,
@@ -200,6 +218,7 @@ def _finish(
             "shape": list(dataset.shape),
             "classes": dataset.classes,
             "notes": dataset.notes,
+            "options": dataset.options,
         },
         "per_class": per_class,
         "versions": versions(),

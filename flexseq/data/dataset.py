@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,8 +31,26 @@ class Split:
     def batch(self, positions: Sequence[int] | np.ndarray) -> tuple[Tensor, Tensor]:
         """The samples at these positions within the split: inputs (batch, channels, *grid), targets (batch,)."""
         chosen = self.indices[np.asarray(positions)]
-        inputs = torch.from_numpy(self.inputs[chosen].astype(np.float32))
+        inputs = torch.from_numpy(as_float(self.inputs[chosen]))
         return self.transform(inputs), torch.from_numpy(self.targets[chosen].astype(np.int64))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A worker that is started afresh maps the file again; pickled as it is, the whole array would travel.
+        state = dict(self.__dict__)
+        if isinstance(self.inputs, np.memmap) and self.inputs.flags.c_contiguous:
+            state["inputs"] = (self.inputs.filename, self.inputs.dtype, self.inputs.offset, self.inputs.shape)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if isinstance(state["inputs"], tuple):
+            filename, dtype, offset, shape = state["inputs"]
+            state["inputs"] = np.memmap(filename, dtype, "r", offset, shape)
+        self.__dict__.update(state)
+
+
+def as_float(values: np.ndarray) -> np.ndarray:
+    """Values in float32; 16-bit integers are audio, and become [-1, 1)."""
+    return values.astype(np.float32) / (32768 if values.dtype == np.int16 else 1)
 
 
 @dataclass
@@ -45,6 +64,7 @@ class Dataset:
         classes: names, in the order of the targets.
         shape: (channels, *grid) of one input.
         notes: what a reader of results should know: files left out, for instance.
+        options: how it was made, where that was not the user's word.
     """
 
     name: str
@@ -55,6 +75,7 @@ class Dataset:
     classes: list[str]
     shape: tuple[int, ...]
     notes: list[str] = field(default_factory=list)
+    options: dict[str, Any] = field(default_factory=dict)
 
     @property
     def sizes(self) -> dict[str, int]:

@@ -25,11 +25,11 @@ def existing_folder(path: str | os.PathLike) -> Path:
         InputError: missing, no folder, unreadable, or empty.
     """
     folder = Path(path).expanduser()
-    if not folder.exists():
-        raise InputError(f"the data folder {folder} does not exist")
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder; --data-dir expects the folder that holds the data")
     try:
+        if not folder.exists():
+            raise InputError(f"the data folder {folder} does not exist")
+        if not folder.is_dir():
+            raise InputError(f"{folder} is not a folder; --data-dir expects the folder that holds the data")
         empty = next(folder.iterdir(), None) is None
     except OSError as error:
         raise InputError(f"the data folder {folder} cannot be read: {error.strerror}") from error

@@ -67,6 +67,7 @@ def load_speech_commands(
     Raises:
         InputError: no such folder, words, lists; no clip of a word that could be read.
     """
+    given = words is not None
     words = words or PAPER_WORDS
     of_the_paper = set(words) == set(PAPER_WORDS)
     split = split or ("paper" if of_the_paper else "lists")
@@ -78,7 +79,7 @@ def load_speech_commands(
         raise InputError(f"words expected two or more different words, got {','.join(words)}")
 
     root = _folder_of_words(folder, download)
-    clips = _list_clips(root, words)
+    clips, misnamed = _list_clips(root, words, given)
     targets = np.array([words.index(clip.word) for clip in clips])
     clips = [clips[i] for i in limited(targets, limit)]
 
@@ -96,21 +97,39 @@ def load_speech_commands(
         indices = stratified_split(targets)
     else:
         indices = _split_by_lists(root, index["paths"])
-    transform = standardiser(inputs, indices[0], per="step" if short == "drop" else "channel")
+    per = "step" if short == "drop" else "channel"
+    transform = standardiser(inputs, indices[0], per=per)
     train, validation, test = (Split(inputs, targets, part, transform) for part in indices)
     notes = []
+    if misnamed:
+        notes.append(f"{len(misnamed)} files were left out, which are not named SPEAKER_nohash_N.wav: {_listed(misnamed)}")
     if index["skipped"]:
         notes.append(f"{len(index['skipped'])} of {len(clips)} clips could not be read and were left out: {_listed(index['skipped'])}")
     if index["short"]:
         notes.append(f"{len(index['short'])} of {len(clips)} clips are shorter than a second and were left out")
+    if index["padded"]:
+        notes.append(
+            f"{index['padded']} of {len(clips)} clips are shorter than a second and end in zeros, which is what the last time step, "
+            "where the logits are, sees first: --head mean learns sooner"
+        )
+    if index["resampled"]:
+        notes.append(f"{index['resampled']} of {len(clips)} clips were resampled to 16 kHz")
+    options = {"words": list(words), "split": split, "short": short, "standardised_per": per}
     name = "speech_mfcc" if mfcc else "speech_raw"
-    return Dataset(name, str(root), train, validation, test, list(words), inputs.shape[1:], notes)
+    return Dataset(name, str(root), train, validation, test, list(words), inputs.shape[1:], notes, options)
 
 
 def is_here(folder: str | Path | None = None) -> bool:
     """Whether a folder holds Speech Commands' layout, without asking anyone to fetch it."""
     base = data_dir("speech_commands") if folder is None else Path(folder)
-    return any(next((base / place).glob("*/*_nohash_*.wav"), None) is not None for place in PLACES)
+    return any(_holds_words(base / place) for place in PLACES)
+
+
+def _holds_words(folder: Path) -> bool:
+    try:
+        return next(folder.glob("*/*_nohash_*.wav"), None) is not None
+    except OSError:  # not ours to read
+        return False
 
 
 def _folder_of_words(folder: str | Path | None, download: bool) -> Path:
@@ -128,22 +147,28 @@ def _folder_of_words(folder: str | Path | None, download: bool) -> Path:
                 f"{base} holds no WORD/SPEAKER_nohash_N.wav, nor does {base / PLACES[0]}; "
                 "give another folder, or --download to fetch it there"
             )
-    return next(base / place for place in PLACES if next((base / place).glob("*/*_nohash_*.wav"), None) is not None)
+    return next(base / place for place in PLACES if _holds_words(base / place))
 
 
-def _list_clips(root: Path, words: tuple[str, ...]) -> list[Clip]:
-    """Clips of these words, sorted by path."""
+def _list_clips(root: Path, words: tuple[str, ...], given: bool) -> tuple[list[Clip], list[str]]:
+    """Clips of these words, sorted by path, and the paths of files with other names."""
     archive = root.resolve()
     dataset = import_torchaudio().datasets.SPEECHCOMMANDS(archive.parent, f"{archive.name}.tar.gz", "")
-    found = []
+    found, misnamed = [], []
     for n in range(len(dataset)):
-        path, _, word, _, _ = dataset.get_metadata(n)
+        try:
+            path, _, word, _, _ = dataset.get_metadata(n)
+        except ValueError as error:  # a number of the clip that is none
+            misnamed.append(str(error))
+            continue
         found.append(Clip(f"{word}/{Path(path).name}", word))
     known = sorted({clip.word for clip in found})
     for word in words:
         if word not in known:
+            if not given:
+                raise InputError(f"{root} does not hold the paper's word {word!r}; give --words, of {', '.join(known)}")
             raise unknown_name(f"word in {root}:", word, known)
-    return sorted((clip for clip in found if clip.word in words), key=lambda clip: clip.path)
+    return sorted((clip for clip in found if clip.word in words), key=lambda clip: clip.path), misnamed
 
 
 def _split_by_lists(root: Path, paths: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -152,12 +177,15 @@ def _split_by_lists(root: Path, paths: list[str]) -> tuple[np.ndarray, np.ndarra
         file = root / f"{name}_list.txt"
         if not file.is_file():
             raise InputError(f"{file} does not exist; --split paper makes a stratified split without it")
-        named[name] = set(file.read_text().split())
+        named[name] = set(file.read_text(errors="replace").split())
     of_validation = np.array([path in named["validation"] for path in paths])
     of_test = np.array([path in named["testing"] for path in paths])
     parts = [np.flatnonzero(part) for part in (~of_validation & ~of_test, of_validation & ~of_test, of_test)]
     if not all(len(part) for part in parts):
-        raise InputError(f"the lists in {root} leave {[len(part) for part in parts]} clips to train, validate and test; use --split paper")
+        raise InputError(
+            f"the lists in {root} leave {', '.join(str(len(part)) for part in parts)} of {len(paths)} usable clips "
+            "to train, validate and test; use --split paper, or --short pad where short clips were dropped"
+        )
     return parts[0], parts[1], parts[2]
 
 
@@ -166,17 +194,26 @@ def _decoded(root: Path, clips: list[Clip], *, drop_short: bool) -> Path:
 
     16 bits are what the recordings have; resampled ones are rounded to them.
     """
-    key = hashlib.sha256(f"1 {root.resolve()} {drop_short}".encode())
+    key = hashlib.sha256(f"2 {root.resolve()} {drop_short}".encode())
     for clip in clips:
-        status = (root / clip.path).stat()
-        key.update(f"{clip.path} {status.st_size} {status.st_mtime_ns}\n".encode())
+        try:
+            status = (root / clip.path).stat()
+            key.update(f"{clip.path} {status.st_size} {status.st_mtime_ns}\n".encode())
+        except OSError:  # a dangling link, say: `_read` says so
+            key.update(f"{clip.path}\n".encode())
     store = cache_dir() / "decoded" / f"speech-{key.hexdigest()[:16]}"
     if (store / "index.json").is_file():
         return store
-    store.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(dir=store.parent, prefix=".speech.part"))
+    try:
+        store.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(dir=store.parent, prefix=".speech.part"))
+    except OSError as error:
+        raise InputError(
+            f"cannot keep decoded audio in {store.parent} ({error.strerror}); set FLEXSEQ_CACHE to a folder to write into"
+        ) from error
     try:
         _decode(root, clips, part, drop_short)
+        part.chmod(0o755)
         try:
             part.rename(store)
         except OSError:  # another process was faster
@@ -192,27 +229,32 @@ def _decode(root: Path, clips: list[Clip], store: Path, drop_short: bool) -> Non
     paths: list[str] = []
     skipped: list[str] = []
     short: list[str] = []
+    padded = resampled = 0
     for clip in _with_progress(clips, "decoding"):
         try:
-            samples = _read(root / clip.path)
+            samples, rate = _read(root / clip.path)
         except InputError as error:
             skipped.append(f"{clip.path} ({error})")
             continue
         if len(samples) < LENGTH and drop_short:
             short.append(clip.path)
             continue
+        padded += len(samples) < LENGTH
+        resampled += rate != SAMPLE_RATE
         samples = samples[:LENGTH]
         audio[len(paths), : len(samples)] = np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.int16)
         paths.append(clip.path)
     audio.flush()
-    (store / "index.json").write_text(json.dumps({"paths": paths, "skipped": skipped, "short": short}))
+    (store / "index.json").write_text(
+        json.dumps({"paths": paths, "skipped": skipped, "short": short, "padded": padded, "resampled": resampled})
+    )
 
 
 _resamplers: dict = {}
 
 
-def _read(path: Path) -> np.ndarray:
-    """One clip at 16 kHz, mono, in [-1, 1].
+def _read(path: Path) -> tuple[np.ndarray, int]:
+    """A clip's first second at 16 kHz, mono, in [-1, 1], and a little more; and the rate that it had.
 
     Raises:
         InputError: saying in a word or two why it cannot be used.
@@ -221,9 +263,11 @@ def _read(path: Path) -> np.ndarray:
     import torch
 
     try:
-        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        with soundfile.SoundFile(path) as file:
+            rate = file.samplerate
+            samples = file.read(round(1.1 * rate), dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError) as error:
-        raise InputError("empty file" if path.stat().st_size == 0 else "no readable audio") from error
+        raise InputError("empty file" if path.is_file() and path.stat().st_size == 0 else "no readable audio") from error
     if not len(samples):
         raise InputError("no samples")
     if not np.isfinite(samples).all():
@@ -233,7 +277,7 @@ def _read(path: Path) -> np.ndarray:
         if rate not in _resamplers:
             _resamplers[rate] = import_torchaudio().transforms.Resample(rate, SAMPLE_RATE)
         samples = _resamplers[rate](torch.from_numpy(samples)).numpy()
-    return samples
+    return samples, rate
 
 
 def _mfccs(store: Path, audio: np.ndarray) -> Path:

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 from flexseq.errors import InputError, unknown_name
-from flexseq.functional.fft_conv import fft_conv
+from flexseq.functional.spectral_conv import BasisConv, KernelConv
 
-METHODS = ("auto", "direct", "fft")
+METHODS = ("auto", "direct", "fft", "overlap")
 
 
 def long_conv(
@@ -34,7 +35,8 @@ def long_conv(
         bias: (out_channels,).
         causal: whether an output sees only the present and the past.
         groups: as in torch.nn; both channel counts are multiples of it.
-        method: "direct", "fft", or "auto", which chooses between the two by shapes alone.
+        method: "direct"; "fft", one transform of the whole signal; "overlap", transforms of overlapping blocks a few kernels long; or
+            "auto", which chooses by shapes alone. Only "direct" can be differentiated twice, or in forward mode.
 
     Returns:
         (batch, out_channels, *grid). Under autocast in its dtype, with FFTs in float32.
@@ -43,8 +45,8 @@ def long_conv(
         InputError: shapes that do not fit together; an unknown method.
 
     Warning:
-        Through FFTs a causal output depends on the future by rounding: about 1e-7 of the largest input times the kernel's norm in
-        float32. The direct method is exact.
+        Through FFTs a causal output depends on the future by rounding: in float32 by less than 1e-6 of the largest input times the norm of
+        an output channel's kernel, where that is above 1. The direct method is exact.
 
     Example:
         >>> import torch
@@ -52,50 +54,85 @@ def long_conv(
         >>> long_conv(x, torch.tensor([[[10.0, 1.0]]]), causal=True)
         tensor([[[ 1., 12., 23.]]])
     """
-    _check(x, weight, bias, groups, method)
-    # Outputs never reach taps further away than the input is long: drop them.
-    before, after, trimmed = [], [], []
-    for taps, size in zip(weight.shape[2:], x.shape[2:], strict=True):
-        left = taps - 1 if causal else (taps - 1) // 2
-        start, stop = max(0, left - (size - 1)), min(taps, left + size)
-        before.append(left - start)
-        after.append(stop - 1 - left)
-        trimmed.append(slice(start, stop))
-    index = (slice(None), slice(None), *trimmed)
-    weight = weight[index]
-
-    if method == "auto":
-        method = choose_method(x.shape, weight.shape, groups)
+    _check(x, weight.shape, bias, groups, method)
+    (weight,), before = _reachable([weight], x, causal)
+    if method == "auto" or x.shape[0] == 0:
+        method = choose_method(x.shape, weight.shape, groups, None)
     if method == "direct":
-        padding = [amount for pair in zip(reversed(before), reversed(after), strict=True) for amount in pair]
-        conv = (F.conv1d, F.conv2d, F.conv3d)[x.ndim - 3]
-        return conv(F.pad(x, padding), weight, bias, groups=groups)
-
-    out_dtype = x.dtype
-    if torch.is_autocast_enabled(x.device.type):
-        out_dtype = torch.get_autocast_dtype(x.device.type)
-    work_dtype = torch.promote_types(x.dtype, torch.float32)  # FFTs know no half precision
-    with torch.autocast(x.device.type, enabled=False):
-        y = fft_conv(x.to(work_dtype), weight.to(work_dtype), before, after, groups)
-        if bias is not None:
-            y = y + bias.to(work_dtype).view(-1, *[1] * (x.ndim - 2))
-    return y.to(out_dtype)
+        return _direct(x, weight, bias, before, groups)
+    return _through_ffts(KernelConv.apply, x, [weight], bias, before, groups, method)
 
 
-def choose_method(x_shape: Sequence[int], weight_shape: Sequence[int], groups: int) -> str:
-    """The method that `long_conv` takes for these shapes: the one with the smaller estimated cost.
+def basis_long_conv(
+    x: Tensor,
+    basis: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    causal: bool = False,
+    groups: int = 1,
+    method: str = "auto",
+    last: int | None = None,
+) -> Tensor:
+    """`long_conv` with kernels that are mixes of a few functions, which need not be formed.
 
-    The estimate counts multiplications, weighted as measured on 2 CPU cores (benchmarks/results): a direct one costs 1, a complex one in
-    the contraction over channels 2, and a transform of n points costs 6 n log2(n), log2 rounded up.
+    Args:
+        basis: (H, *taps), the functions.
+        weight: (out_channels, in_channels / groups, H); the kernel is weight @ basis.
+        x, bias, causal, groups, method: as in `long_conv`.
+        last: compute only the last so many outputs of a causal convolution over one axis, from the samples that they see.
+
+    Returns:
+        (batch, out_channels, *grid), or (batch, out_channels, last).
+
+    Raises:
+        InputError: shapes that do not fit together; an unknown method.
+
+    Example:
+        >>> import torch
+        >>> x, basis, weight = torch.randn(2, 3, 50), torch.randn(4, 9), torch.randn(5, 3, 4)
+        >>> y = basis_long_conv(x, basis, weight)
+        >>> torch.allclose(y, long_conv(x, weight @ basis), atol=1e-4)
+        True
+    """
+    _check(x, (*weight.shape[:2], *basis.shape[1:]), bias, groups, method)
+    (basis,), before = _reachable([basis], x, causal)
+    outputs = x.shape[-1]
+    if last is not None:
+        outputs = min(last, outputs)
+        x = x[..., -(outputs + before[0]) :]
+        if outputs == 1:
+            return _single_output(x, basis, weight, bias, groups)
+    if method == "auto" or x.shape[0] == 0:
+        method = choose_method((*x.shape[:-1], outputs), (*weight.shape[:2], *basis.shape[1:]), groups, basis.shape[0])
+    if method == "direct":
+        with torch.autocast(x.device.type, enabled=False):  # half precision may convolve with the kernel, but not make it
+            kernel = torch.tensordot(weight, basis, 1).to(x.dtype)
+        return _direct(x, kernel, bias, before, groups, context=x.shape[-1] - outputs)
+    return _through_ffts(BasisConv.apply, x, [basis, weight], bias, before, groups, method)[..., -outputs:]
+
+
+def choose_method(x_shape: Sequence[int], weight_shape: Sequence[int], groups: int, functions: int | None) -> str:
+    """The method that "auto" takes for these shapes: "direct", or "auto" among the two through FFTs.
+
+    Compares estimates of time, in multiplications of a direct convolution, as measured on 2 CPU cores. An empty batch is done directly:
+    FFTs refuse it.
+
+    Args:
+        x_shape: (batch, in_channels, *grid).
+        weight_shape: (out_channels, in_channels / groups, *taps).
+        groups: of channels.
+        functions: how many the kernels are mixes of; None where they are given as they are.
     """
     batch, in_channels, *grid = x_shape
     out_channels, in_per_group, *taps = weight_shape
     direct = batch * out_channels * in_per_group * math.prod(grid) * math.prod(taps)
     points = math.prod([size + extent - 1 for size, extent in zip(grid, taps, strict=True)])
-    transforms = batch * in_channels + batch * out_channels + out_channels * in_per_group
-    contraction = batch * out_channels * in_per_group * points
-    through_fft = 2 * contraction + 6 * transforms * points * _log2(points)
-    return "direct" if direct <= through_fft else "fft"
+    transforms = batch * in_channels + batch * out_channels + (out_channels * in_per_group if functions is None else functions)
+    contraction = 2 * batch * out_channels * in_per_group * points
+    mixing = 0 if functions is None else out_channels * in_per_group * functions * points
+    through_fft = contraction + mixing + 6 * transforms * points * _log2(points)
+    return "direct" if direct <= through_fft else "auto"
 
 
 def _log2(n: int) -> int:
@@ -106,20 +143,70 @@ def _log2(n: int) -> int:
     return power
 
 
-def _check(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, method: str) -> None:
+def _reachable(kernels: list[Tensor], x: Tensor, causal: bool) -> tuple[list[Tensor], list[int]]:
+    """Drop taps that lie further away than the input is long; say how many are left before the present one, for each axis."""
+    ndim = x.ndim - 2
+    before = []
+    for i in range(ndim):
+        taps, size = kernels[0].shape[i - ndim], x.shape[2 + i]
+        first = taps - 1 if causal else (taps - 1) // 2
+        start, stop = max(0, first - (size - 1)), min(taps, first + size)
+        kernels = [kernel.narrow(i - ndim, start, stop - start) for kernel in kernels]
+        before.append(first - start)
+    return kernels, before
+
+
+def _direct(x: Tensor, weight: Tensor, bias: Tensor | None, before: list[int], groups: int, *, context: int = 0) -> Tensor:
+    """torch's convolution; the first `context` samples of the last axis stand where zeros would."""
+    padding = []
+    for first, taps in zip(reversed(before), reversed(weight.shape[2:]), strict=True):
+        padding += [first, taps - 1 - first]
+    padding[0] -= context
+    conv = (F.conv1d, F.conv2d, F.conv3d)[x.ndim - 3]
+    return conv(F.pad(x, padding), weight, bias, groups=groups)
+
+
+def _single_output(x: Tensor, basis: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tensor:
+    """The last output of a causal convolution over one axis: samples times functions, then times their weights."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    with torch.autocast(x.device.type, enabled=False):
+        features = x.to(dtype) @ basis[:, -x.shape[-1] :].to(dtype).T  # (batch, in_channels, H)
+        features = rearrange(features, "b (g i) h -> b g (i h)", g=groups)
+        y = torch.einsum("bgi,goi->bgo", features, rearrange(weight.to(dtype), "(g o) i h -> g o (i h)", g=groups)).flatten(1)
+        if bias is not None:
+            y = y + bias.to(dtype)
+    return y[..., None].to(_out_dtype(x))
+
+
+def _out_dtype(x: Tensor) -> torch.dtype:
+    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:  # which autocast leaves alone
+        return torch.get_autocast_dtype(x.device.type)
+    return x.dtype
+
+
+def _through_ffts(operator, x: Tensor, kernel: list[Tensor], bias: Tensor | None, before: list[int], groups: int, method: str) -> Tensor:
+    dtype = torch.promote_types(x.dtype, torch.float32)  # FFTs know no half precision
+    y = operator(x.to(dtype), *[part.to(dtype) for part in kernel], before, groups, method)
+    if bias is not None:
+        y = y + bias.to(dtype).view(-1, *[1] * (x.ndim - 2))
+    return y.to(_out_dtype(x))
+
+
+def _check(x: Tensor, weight_shape: Sequence[int], bias: Tensor | None, groups: int, method: str) -> None:
     if method not in METHODS:
         raise unknown_name("method", method, METHODS)
-    if x.ndim not in (3, 4, 5) or weight.ndim != x.ndim:
+    x_shape, weight_shape = tuple(x.shape), tuple(weight_shape)
+    if x.ndim not in (3, 4, 5) or len(weight_shape) != x.ndim:
         raise InputError(
             "long_conv expected x of shape (batch, channels, *grid) and a weight with as many grid axes, one to three, "
-            f"got shapes {tuple(x.shape)} and {tuple(weight.shape)}"
+            f"got shapes {x_shape} and {weight_shape}"
         )
-    if x.shape[1] != weight.shape[1] * groups or weight.shape[0] % groups:
+    if x_shape[1] != weight_shape[1] * groups or weight_shape[0] % groups:
         raise InputError(
             f"long_conv expected a weight of shape (out_channels, in_channels / groups, *taps) with groups={groups}, "
-            f"got {tuple(weight.shape)} for x of shape {tuple(x.shape)}"
+            f"got {weight_shape} for x of shape {x_shape}"
         )
-    if 0 in x.shape[2:] or 0 in weight.shape[2:]:
-        raise InputError(f"long_conv expected at least one sample and one tap, got shapes {tuple(x.shape)} and {tuple(weight.shape)}")
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise InputError(f"long_conv expected a bias of shape ({weight.shape[0]},), got {tuple(bias.shape)}")
+    if 0 in x_shape[2:] or 0 in weight_shape[2:]:
+        raise InputError(f"long_conv expected at least one sample and one tap, got shapes {x_shape} and {weight_shape}")
+    if bias is not None and tuple(bias.shape) != weight_shape[:1]:
+        raise InputError(f"long_conv expected a bias of shape ({weight_shape[0]},), got {tuple(bias.shape)}")

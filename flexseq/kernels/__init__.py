@@ -31,6 +31,8 @@ def make_kernel(kernel: str | KernelFactory, ndim: int, out_channels: int, *, sp
         if kernel not in KERNELS:
             raise unknown_name("kernel", kernel, KERNELS)
         kernel = KERNELS[kernel]
+    if isinstance(kernel, KernelNetwork) or not callable(kernel):
+        raise InputError(f"kernel expected a name, a class of flexseq.kernels, or functools.partial of one, got {kernel!r}")
     network = kernel(ndim, out_channels, spatial_extent=spatial_extent)
     if not isinstance(network, KernelNetwork):
         raise InputError(f"kernel expected a name or a factory of a KernelNetwork, got one that made a {type(network).__name__}")

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flexseq.arguments import records_arguments
-from flexseq.errors import unknown_name
+from flexseq.errors import InputError, unknown_name
 from flexseq.kernels.linear import PointwiseLinear
 from flexseq.kernels.network import KernelNetwork
 
@@ -48,6 +48,8 @@ class MLP(KernelNetwork):
         fourier_scale: float = 4.0,
         spatial_extent: float = 1.0,
     ):
+        if layers < 2:
+            raise InputError(f"MLP expected layers of at least 2, got {layers}")
         super().__init__(ndim, out_channels, hidden)
         if activation not in ACTIVATIONS:
             raise unknown_name("activation", activation, ACTIVATIONS)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from flexseq.arguments import records_arguments
+from flexseq.errors import InputError
 from flexseq.kernels.linear import PointwiseLinear
 from flexseq.kernels.network import KernelNetwork
 
@@ -45,6 +46,8 @@ class SIREN(KernelNetwork):
         weight_norm: bool = False,
         spatial_extent: float = 1.0,
     ):
+        if layers < 2:
+            raise InputError(f"SIREN expected layers of at least 2, got {layers}")
         super().__init__(ndim, out_channels, hidden, readout=PointwiseLinear(hidden, out_channels, weight_norm=weight_norm))
         self.omega_0 = omega_0
         self.omega_0_scales_bias = omega_0_scales_bias

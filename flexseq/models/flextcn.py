@@ -12,6 +12,7 @@ from flexseq.arguments import records_arguments
 from flexseq.errors import InputError, unknown_name
 from flexseq.kernels import SIREN, KernelFactory
 from flexseq.models.causal_conv import CausalConv1d
+from flexseq.models.dropout import Dropout
 from flexseq.models.heads import SequenceHead, check_sequences
 from flexseq.nn import CKConv1d, FlexConv1d
 from flexseq.nn.continuous import read_crops
@@ -51,16 +52,31 @@ class ResidualBlock(nn.Module):
         self.norm1 = make_norm(width)
         self.conv2 = make_conv(width, width)
         self.norm2 = make_norm(width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.shortcut = nn.Identity() if in_channels == width else nn.Conv1d(in_channels, width, 1)
 
-    def forward(self, x: Tensor, keep1: Keep | None, keep2: Keep | None) -> Tensor:
-        """(batch, in_channels, length) -> (batch, width, length); `keep1` and `keep2` as from `read_crops`."""
-        h = self.conv1(x) if keep1 is None else self.conv1(x, keep1)
-        h = self.dropout(torch.relu(self.norm1(h)))
-        h = self.conv2(h) if keep2 is None else self.conv2(h, keep2)
+    def forward(self, x: Tensor, keep1: Keep | None, keep2: Keep | None, *, last: int | None = None) -> Tensor:
+        """(batch, in_channels, length) -> (batch, width, length).
+
+        Args:
+            keep1, keep2: as from `read_crops`, None for plain convolutions.
+            last: give only the last so many steps; for continuous convolutions.
+        """
+        if keep1 is None or keep2 is None:
+            h = self.dropout(torch.relu(self.norm1(self.conv1(x))))
+            h = self.conv2(h)
+        else:
+            h = self.conv1(x, keep1, last=None if last is None else last + _taps(keep2) - 1)
+            h = self.dropout(torch.relu(self.norm1(h)))
+            h = self.conv2(h, keep2, last=last)
         h = self.dropout(torch.relu(self.norm2(h)))
-        return torch.relu(h + self.shortcut(x))
+        return torch.relu(h + self.shortcut(x[..., -h.shape[-1] :]))
+
+
+def _taps(keep: Keep) -> int:
+    """Taps that are kept of a kernel over one axis."""
+    ((start, stop),) = keep
+    return stop - start
 
 
 @records_arguments
@@ -75,7 +91,7 @@ class FlexTCN(nn.Module):
         conv: "flex" (FlexConv1d), "ck" (CKConv1d), or "conv" (plain, with `kernel_size`).
         kernel: the kernel network: "magnet" | "gabor" | "fourier" | "siren" | "mlp", or a factory such as partial(MAGNet, hidden=16).
         kernel_size: taps of each kernel before cropping; by default the length of the first input, and kept then.
-        mask_sigma: where the masks of "flex" start: 2.0 is the whole kernel; short series want about 0.2.
+        mask_sigma: where the masks of "flex" start: 2.0 is the whole kernel; short series want 0.2 to 0.3.
         dropout: probability, in [0, 1).
         norm: "batch"; "layer" over the channels of each step; "group" over channels and time together, which looks at the whole
             series, so that the network is not causal then.
@@ -117,8 +133,8 @@ class FlexTCN(nn.Module):
         super().__init__()
         name = type(self).__name__
         for argument, number in (("in_channels", in_channels), ("num_classes", num_classes), ("depth", depth), ("width", width)):
-            if number < 1:
-                raise InputError(f"{name} expected {argument} of at least 1, got {number}")
+            if not isinstance(number, int) or number < 1:
+                raise InputError(f"{name} expected {argument} to be an integer of at least 1, got {number}")
         if not 0 <= dropout < 1:
             raise InputError(f"{name} expected dropout in [0, 1), got {dropout}")
         continuous: dict[str, Any] = {
@@ -134,8 +150,8 @@ class FlexTCN(nn.Module):
         elif conv == "ck":
             make_conv = functools.partial(CKConv1d, **continuous)
         elif conv == "conv":
-            if kernel_size is None:
-                raise InputError(f"{name} expected a kernel_size with conv='conv', got None")
+            if kernel_size is None or kernel_size < 1:
+                raise InputError(f"{name} expected a kernel_size of at least 1 with conv='conv', got {kernel_size}")
             make_conv = functools.partial(CausalConv1d, kernel_size=kernel_size)
         else:
             raise unknown_name("conv", conv, CONVS)
@@ -165,9 +181,25 @@ class FlexTCN(nn.Module):
         """
         check_sequences(self, x, self.in_channels)
         keeps = read_crops([conv for block in self.blocks for conv in (block.conv1, block.conv2)], x.shape[2:])
-        for i, block in enumerate(self.blocks):
-            x = block(x, keeps[2 * i], keeps[2 * i + 1])
+        pairs = list(zip(keeps[::2], keeps[1::2], strict=True))
+        for block, (keep1, keep2), last in zip(self.blocks, pairs, self._steps_to_give(pairs), strict=True):
+            x = block(x, keep1, keep2, last=last)
         return self.head(x)
+
+    def _steps_to_give(self, keeps: list[tuple[Keep | None, Keep | None]]) -> list[int | None]:
+        """How many of its last steps each block has to give, None for all: in eval mode the last step's logits depend on no others."""
+        steps: list[int | None] = [None] * len(keeps)
+        by_step = not isinstance(self.blocks[0].norm1, nn.GroupNorm)
+        if self.training or self.head.mode != "last" or not by_step:
+            return steps
+        wanted = 1
+        for i in reversed(range(len(keeps))):
+            keep1, keep2 = keeps[i]
+            if keep1 is None or keep2 is None:
+                break
+            steps[i] = wanted
+            wanted += _taps(keep1) + _taps(keep2) - 2
+        return steps
 
 
 @records_arguments

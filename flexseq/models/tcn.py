@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from flexseq.arguments import records_arguments
 from flexseq.errors import InputError
 from flexseq.models.causal_conv import CausalConv1d
+from flexseq.models.dropout import Dropout
 from flexseq.models.heads import SequenceHead, check_sequences
 
 
@@ -18,7 +19,7 @@ class DilatedBlock(nn.Module):
         super().__init__()
         self.conv1 = CausalConv1d(in_channels, width, kernel_size, dilation=dilation, weight_norm=True)
         self.conv2 = CausalConv1d(width, width, kernel_size, dilation=dilation, weight_norm=True)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.shortcut = nn.Identity() if in_channels == width else nn.Conv1d(in_channels, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -59,17 +60,21 @@ class TCN(nn.Module):
         head: str = "last",
     ):
         super().__init__()
-        for argument, number in (("in_channels", in_channels), ("depth", depth), ("width", width), ("kernel_size", kernel_size)):
+        sizes = {"in_channels": in_channels, "num_classes": num_classes, "depth": depth, "width": width, "kernel_size": kernel_size}
+        for argument, number in sizes.items():
             if number < 1:
                 raise InputError(f"TCN expected {argument} of at least 1, got {number}")
+        if not 0 <= dropout < 1:
+            raise InputError(f"TCN expected dropout in [0, 1), got {dropout}")
         self.in_channels = in_channels
         widths = [in_channels] + [width] * depth
         self.blocks = nn.Sequential(
             *(DilatedBlock(a, b, kernel_size, 2**i, dropout) for i, (a, b) in enumerate(itertools.pairwise(widths)))
         )
-        for module in self.blocks.modules():
-            if isinstance(module, nn.Conv1d):
-                nn.init.normal_(module.weight, std=0.01)
+        for block in self.blocks:
+            if isinstance(block.shortcut, nn.Conv1d):
+                # The original draws all weights so, but weight normalisation then takes the others back to torch's initialisation.
+                nn.init.normal_(block.shortcut.weight, std=0.01)
         self.head = SequenceHead(width, num_classes, head)
 
     def forward(self, x: Tensor) -> Tensor:

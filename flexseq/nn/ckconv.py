@@ -1,9 +1,10 @@
 """CKConv: a continuous kernel as long as the signal."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from flexseq.arguments import records_arguments
-from flexseq.kernels import KernelFactory
+from flexseq.kernels import SIREN, KernelFactory
 from flexseq.nn.continuous import ContinuousConv
 
 
@@ -18,7 +19,9 @@ class CKConv(ContinuousConv):
         groups: as in torch.nn; in_channels for a depthwise layer.
         bias: whether a learned constant is added to each output channel; it starts at 0.
         kernel: a name ("magnet", "gabor", "fourier", "siren", "mlp"), or a factory such as partial(SIREN, omega_0=31.09).
-        variance_preserving: scale the readout so that a white input and the output have the same variance at any kernel length.
+            "siren" starts with biases in U(-1, 1), as in CKConv's code.
+        variance_preserving: scale the readout so that a white input and the output have the same variance at any kernel length,
+            wherever the kernel does not reach over the input's edge.
         method: "auto", "direct" or "fft"; see `flexseq.functional.long_conv`.
 
     Raises:
@@ -47,6 +50,8 @@ class CKConv(ContinuousConv):
         variance_preserving: bool = False,
         method: str = "auto",
     ):
+        if kernel == "siren":
+            kernel = partial(SIREN, bias_bound=1.0)
         super().__init__(
             in_channels,
             out_channels,

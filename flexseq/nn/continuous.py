@@ -1,13 +1,17 @@
 """What CKConv and FlexConv share: a kernel network sampled at the taps, then a long convolution."""
 
+import math
+import numbers
+import warnings
 from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from flexseq.errors import InputError, unknown_name
-from flexseq.functional import long_conv
+from flexseq.functional import basis_long_conv
 from flexseq.functional.long_conv import METHODS
 from flexseq.kernels import KernelFactory, make_kernel
 from flexseq.nn.mask import GaussianMask
@@ -28,7 +32,7 @@ class ContinuousConv(nn.Module):
         spatial_extent: half-width of the region in which the kernel network is to be detailed.
         mask: a Gaussian mask to multiply the kernel with, if any.
         variance_preserving: scale the readout, once the kernel's size is known, so that each output channel has the variance of a
-            white input.
+            white input, wherever the kernel does not reach over the input's edge.
         method: how to convolve; see `flexseq.functional.long_conv`.
     """
 
@@ -64,16 +68,17 @@ class ContinuousConv(nn.Module):
         self.mask = mask
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         self.variance_preserving = variance_preserving
-        if self.kernel_size is not None and variance_preserving:
-            self._preserve_variance()
+        if self.kernel_size is not None:
+            self._start()
 
-    def forward(self, x: Tensor, keep: Keep | None = None) -> Tensor:
+    def forward(self, x: Tensor, keep: Keep | None = None, *, last: int | None = None) -> Tensor:
         """Convolve.
 
         Args:
             x: (batch, in_channels, *grid).
             keep: the taps to use, a (start, stop) for each axis, as `read_crops` gives them for a whole network at
                 once; by default the layer reads its own mask.
+            last: give only the last so many outputs of a causal layer over one axis; all by default.
 
         Returns:
             (batch, out_channels, *grid).
@@ -86,10 +91,14 @@ class ContinuousConv(nn.Module):
                 f"{type(self).__name__} expected input of {self.in_channels} channels and {self.ndim} grid "
                 f"{'axis' if self.ndim == 1 else 'axes'}, got shape {tuple(x.shape)}"
             )
+        if x.dtype != self.kernel_network.readout.bias.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise InputError(
+                f"{type(self).__name__} expected input of {self.kernel_network.readout.bias.dtype}, as its parameters, got {x.dtype}"
+            )
         if keep is None:
             (keep,) = read_crops([self], x.shape[2:])
-        kernel = self._kernel(keep)
-        return long_conv(x, kernel, self.bias, causal=self.causal, groups=self.groups, method=self.method)
+        basis, weight = self._mix(keep)
+        return basis_long_conv(x, basis, weight, self.bias, causal=self.causal, groups=self.groups, method=self.method, last=last)
 
     def sample_kernel(self) -> Tensor:
         """The kernel as it is applied, masked and cropped: (out_channels, in_channels / groups, *taps).
@@ -98,32 +107,45 @@ class ContinuousConv(nn.Module):
             InputError: the kernel's size is not known yet.
         """
         (keep,) = read_crops([self])
-        return self._kernel(keep)
+        basis, weight = self._mix(keep)
+        return torch.tensordot(weight, basis, 1).to(self.kernel_network.readout.bias.dtype)
 
-    def kernel_norm(self) -> Tensor:
-        """||sampled kernel||_2, without sampling the kernel: ||W B||^2 = tr(W B B' W') for a basis B and a readout W. A scalar."""
-        (keep,) = read_crops([self])
+    def kernel_norm(self, keep: Keep | None = None) -> Tensor:
+        """||sampled kernel||_2, without sampling the kernel: ||W B||^2 = tr(W B B' W') for a basis B and a readout W. A scalar.
+
+        Args:
+            keep: the taps, as in `forward`.
+        """
+        if keep is None:
+            (keep,) = read_crops([self])
         with torch.autocast(self._device.type, enabled=False):
-            positions = self._positions(keep)
-            basis = self.kernel_network.basis(positions)
-            basis = torch.cat([basis, torch.ones_like(basis[:1])])  # the readout's bias is the weight of a constant
-            if self.mask is not None:
-                basis = basis * self.mask(positions)
-            basis = basis.flatten(1)
-            readout = self.kernel_network.readout
-            weight = torch.cat([readout.effective_weight(), readout.bias[:, None]], 1).to(basis.dtype)
+            basis, weight = self._mix(keep)
+            basis, weight = basis.flatten(1), weight.flatten(0, 1)
             square = ((weight @ (basis @ basis.T)) * weight).sum()
             tiny = torch.finfo(square.dtype).tiny  # the root's slope at 0 is infinite
             return square.clamp_min(tiny).sqrt()
 
-    def _kernel(self, keep: Keep) -> Tensor:
+    def _mix(self, keep: Keep) -> tuple[Tensor, Tensor]:
+        """The kernel as a mix of functions, at least in float32.
+
+        Returns:
+            The functions at the kept taps, times the mask, (H, *taps), and their weights, (out_channels, in_channels / groups, H).
+        """
         with torch.autocast(self._device.type, enabled=False):  # positions need more digits than half precision has
-            positions = self._positions(keep)
-            values = self.kernel_network(positions)  # (out * in, *taps)
-            if self.mask is not None:
-                values = values * self.mask(positions)
-        values = values.to(self.kernel_network.readout.bias.dtype)
-        return values.unflatten(0, (self.out_channels, self.in_channels // self.groups))
+            if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+                # Cheap to make again in the backward pass, costly to keep: some forty tensors of this size.
+                basis = checkpoint(self._basis, keep, use_reentrant=False, preserve_rng_state=False)
+            else:
+                basis = self._basis(keep)
+            readout = self.kernel_network.readout
+            weight = torch.cat([readout.effective_weight(), readout.bias[:, None]], 1).to(basis.dtype)
+        return basis, weight.unflatten(0, (self.out_channels, self.in_channels // self.groups))
+
+    def _basis(self, keep: Keep) -> Tensor:
+        positions = self._positions(keep)
+        basis = self.kernel_network.basis(positions)
+        basis = torch.cat([basis, torch.ones_like(basis[:1])])  # the readout's bias is the weight of a constant
+        return basis if self.mask is None else basis * self.mask(positions)
 
     def _positions(self, keep: Keep) -> Tensor:
         if self.kernel_size is None:
@@ -139,8 +161,9 @@ class ContinuousConv(nn.Module):
     def _checked_kernel_size(self, kernel_size: int | Sequence[int] | None) -> tuple[int, ...] | None:
         if kernel_size is None:
             return None
-        size = (kernel_size,) * self.ndim if isinstance(kernel_size, int) else tuple(int(n) for n in kernel_size)
-        if len(size) != self.ndim or min(size) < 1:
+        given = tuple(kernel_size) if isinstance(kernel_size, Sequence) else (kernel_size,) * self.ndim
+        size = tuple(int(n) for n in given if isinstance(n, numbers.Integral))
+        if len(size) != self.ndim or len(given) != self.ndim or min(size) < 1:
             raise InputError(f"{type(self).__name__} expected kernel_size to be 1 or more, for {self.ndim} axes, got {kernel_size!r}")
         return size
 
@@ -149,8 +172,21 @@ class ContinuousConv(nn.Module):
         if 0 in grid:
             raise InputError(f"{type(self).__name__} expected a first input of at least one sample, got a grid of {tuple(grid)}")
         self.kernel_size = tuple(int(n) if self.ndim == 1 else int(n) + 1 - int(n) % 2 for n in grid)
+        self._start()
+
+    def _start(self) -> None:
+        """What can be done only once the kernel's size is known."""
         if self.variance_preserving:
             self._preserve_variance()
+        assert self.kernel_size is not None
+        (keep,) = read_crops([self])
+        assert keep is not None
+        if max(self.kernel_size) > 1 and all(stop - start == 1 for start, stop in keep):
+            warnings.warn(
+                f"{type(self).__name__} with a kernel of {'x'.join(map(str, self.kernel_size))} taps starts with a single one: "
+                f"its mask is too narrow to learn. Give a mask_sigma above {_sigma_for_neighbours(self.kernel_size):.2g}",
+                stacklevel=2,
+            )
 
     @torch.no_grad()
     def _preserve_variance(self) -> None:
@@ -166,8 +202,7 @@ class ContinuousConv(nn.Module):
 
     def set_extra_state(self, state: Tensor) -> None:
         size = tuple(int(n) for n in state)
-        if all(size):
-            self.kernel_size = size
+        self.kernel_size = size if all(size) else None
 
     def extra_repr(self) -> str:
         parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}", f"causal={self.causal}"]
@@ -176,6 +211,11 @@ class ContinuousConv(nn.Module):
         if self.bias is None:
             parts.append("bias=False")
         return ", ".join(parts)
+
+
+def _sigma_for_neighbours(kernel_size: tuple[int, ...]) -> float:
+    """The width at which a mask of threshold 0.1 reaches the tap beside its centre."""
+    return 2 / (max(kernel_size) - 1) / math.sqrt(-2 * math.log(0.1))
 
 
 @torch.compiler.disable

@@ -26,7 +26,8 @@ class FlexConv(ContinuousConv):
         mask_sigma: standard deviation at which the mask starts, in units of position ([-1, 1] is the whole kernel); above 0.
         mask_threshold: taps at which the mask is below this are left out; in [0, 1), 0 keeps all.
         rotated_mask: learn an angle of the mask too; two axes, not causal.
-        variance_preserving: scale the readout so that a white input and the output have the same variance at any kernel length.
+        variance_preserving: scale the readout so that a white input and the output have the same variance at any kernel length,
+            wherever the kernel does not reach over the input's edge.
         method: "auto", "direct" or "fft"; see `flexseq.functional.long_conv`.
 
     Raises:
@@ -59,7 +60,7 @@ class FlexConv(ContinuousConv):
         method: str = "auto",
     ):
         name = type(self).__name__
-        if mask_sigma <= 0:
+        if not mask_sigma > 0:  # NaN too
             raise InputError(f"{name} expected mask_sigma above 0, got {mask_sigma}")
         if not 0 <= mask_threshold < 1:
             raise InputError(f"{name} expected mask_threshold in [0, 1), got {mask_threshold}")

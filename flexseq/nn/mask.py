@@ -27,8 +27,8 @@ class GaussianMask(nn.Module):
 
     def __init__(self, ndim: int, *, mean: float, sigma: float, threshold: float = 0.1, rotated: bool = False):
         super().__init__()
-        self.mean = nn.Parameter(torch.full((ndim,), mean))
-        self.sigma = nn.Parameter(torch.full((ndim,), sigma))
+        self.mean = nn.Parameter(torch.full((ndim,), float(mean)))
+        self.sigma = nn.Parameter(torch.full((ndim,), float(sigma)))
         self.angle = nn.Parameter(torch.zeros(())) if rotated else None
         self.threshold = threshold
 

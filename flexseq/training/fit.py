@@ -1,6 +1,7 @@
 """Train a classifier, and test it."""
 
 import logging
+import pickle
 import signal
 import warnings
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ def fit(
         What was measured; the model holds the final weights.
 
     Raises:
-        InputError: the loss became NaN.
+        InputError: the loss became NaN; the checkpoint cannot be read.
     """
     from pytorch_lightning import Trainer
 
@@ -97,6 +98,11 @@ def fit(
         plugins=[WholeCheckpoints()],
     )
     checkpoint = folder / CHECKPOINT
+    if resume and checkpoint.is_file():
+        try:
+            torch.load(checkpoint, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+            raise InputError(f"the checkpoint {checkpoint} cannot be read; remove it to start anew") from error
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning")
         try:

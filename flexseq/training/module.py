@@ -32,7 +32,9 @@ class Classifier(LightningModule):
         self.steps = recipe.epochs * steps_per_epoch
         self.warmup_steps = round(min(recipe.warmup_epochs, recipe.epochs / 10) * steps_per_epoch)
         self.losses: Any = nn.ModuleDict({stage: MeanMetric(nan_strategy="disable") for stage in ("fit", "val")})
-        self.accuracies: Any = nn.ModuleDict({stage: MulticlassAccuracy(num_classes, average="micro") for stage in ("fit", "val")})
+        self.accuracies: Any = nn.ModuleDict(
+            {stage: MulticlassAccuracy(num_classes, average="micro", validate_args=False) for stage in ("fit", "val")}
+        )
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         loss = self._classify(batch, "fit")

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flexseq.nn.continuous import ContinuousConv
+from flexseq.nn.continuous import ContinuousConv, read_crops
 from flexseq.nn.mask import GaussianMask
 
 
@@ -41,9 +41,9 @@ def kernel_penalty(model: nn.Module) -> Tensor:
         A scalar; 0 for a model without such layers.
     """
     total = next(model.parameters()).new_zeros(())
-    for module in model.modules():
-        if isinstance(module, ContinuousConv):
-            total = total + module.kernel_norm()
-            if module.bias is not None:
-                total = total + torch.linalg.vector_norm(module.bias)
+    layers = [module for module in model.modules() if isinstance(module, ContinuousConv)]
+    for layer, keep in zip(layers, read_crops(layers), strict=True):  # all masks in one read from the device
+        total = total + layer.kernel_norm(keep)
+        if layer.bias is not None:
+            total = total + torch.linalg.vector_norm(layer.bias)
     return total

@@ -37,10 +37,12 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name, smallest in (("epochs", 1), ("batch_size", 1), ("seed", 0), ("workers", 0), ("kernel_penalty", 0), ("gradient_clip", 0)):
-            if getattr(self, name) < smallest:
+            if not getattr(self, name) >= smallest:  # NaN too
                 raise InputError(f"{name} expected at least {smallest}, got {getattr(self, name)}")
         if not self.lr > 0:
             raise InputError(f"lr expected above 0, got {self.lr}")
+        if self.seed >= 2**63:
+            raise InputError(f"seed expected less than 2**63, got {self.seed}")
         known = ("32-true", "bf16-mixed", "16-mixed", "64-true")
         if self.precision not in known:
             raise InputError(f"precision expected one of {', '.join(known)}, got {self.precision!r}")
