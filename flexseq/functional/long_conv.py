@@ -129,9 +129,10 @@ def choose_method(x_shape: Sequence[int], weight_shape: Sequence[int], groups: i
     direct = batch * out_channels * in_per_group * math.prod(grid) * math.prod(taps)
     points = math.prod([size + extent - 1 for size, extent in zip(grid, taps, strict=True)])
     transforms = batch * in_channels + batch * out_channels + (out_channels * in_per_group if functions is None else functions)
-    contraction = 2 * batch * out_channels * in_per_group * points
+    contraction = 4 * batch * out_channels * in_per_group * points
     mixing = 0 if functions is None else out_channels * in_per_group * functions * points
-    through_fft = contraction + mixing + 6 * transforms * points * _log2(points)
+    overhead = 5_000_000  # some 1 ms: an operator in Python
+    through_fft = contraction + mixing + 12 * transforms * points * _log2(points) + overhead
     return "direct" if direct <= through_fft else "auto"
 
 

@@ -55,8 +55,13 @@ class PointwiseLinear(nn.Module):
 
     def forward(self, x: Tensor, *, weight_scale: float = 1.0) -> Tensor:
         """weight_scale * weight @ x + bias: (in_features, *taps) -> (out_features, *taps), computed in x's dtype."""
-        weight, bias = self.effective_weight().to(x.dtype), self.bias.to(x.dtype)
-        return torch.addmm(bias[:, None], weight, x.flatten(1), alpha=weight_scale).view(-1, *x.shape[1:])
+        return pointwise(x, self.effective_weight(), self.bias, weight_scale=weight_scale)
+
+
+def pointwise(x: Tensor, weight: Tensor, bias: Tensor, *, weight_scale: float = 1.0) -> Tensor:
+    """weight_scale * weight @ x + bias: (in_features, *taps) -> (out_features, *taps), computed in x's dtype."""
+    weight, bias = weight.to(x.dtype), bias.to(x.dtype)
+    return torch.addmm(bias[:, None], weight, x.flatten(1), alpha=weight_scale).view(-1, *x.shape[1:])
 
 
 def default_bound(fan_in: int) -> float:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from flexseq.arguments import records_arguments
 from flexseq.errors import InputError
 from flexseq.functional.gaussian import rotate
-from flexseq.kernels.linear import PointwiseLinear, default_bound
+from flexseq.kernels.linear import PointwiseLinear, default_bound, pointwise
 from flexseq.kernels.network import KernelNetwork
 
 GAMMA_ALPHA, GAMMA_BETA = 6.0, 1.0
@@ -37,11 +38,16 @@ class MultiplicativeFilterNetwork(KernelNetwork):
         self.filters = nn.ModuleList(make_filter(index) for index in range(layers + 1))
 
     def basis(self, positions: Tensor) -> Tensor:
-        first, *others = self.filters
-        h = first(positions)
+        h, *others = self._filtered(positions)
         for linear, g in zip(self.linears, others, strict=True):
-            h = g(positions) * linear(h)
+            h = g * linear(h)
         return h
+
+    def _filtered(self, positions: Tensor) -> tuple[Tensor, ...]:
+        """Each filter's values, (hidden, *taps). All are computed as one wide filter: none depends on another."""
+        filters: list[Any] = list(self.filters)
+        parameters = [torch.cat(same) for same in zip(*[g.values() for g in filters], strict=True)]
+        return filters[0].formula(positions, *parameters).chunk(len(filters))
 
 
 class FourierFilter(nn.Module):
@@ -57,9 +63,18 @@ class FourierFilter(nn.Module):
         self.linear = PointwiseLinear(ndim, hidden)
         self.linear.init_uniform(default_bound(ndim) * scale, bias_bound=math.pi)
 
+    def values(self) -> tuple[Tensor, ...]:
+        """What `formula` takes beside positions, filters along the first axis."""
+        return self.linear.weight, self.linear.bias
+
+    @staticmethod
+    def formula(positions: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """sin(weight . x + bias): (ndim, *taps) -> (filters, *taps)."""
+        return torch.sin(pointwise(positions, weight, bias))
+
     def forward(self, positions: Tensor) -> Tensor:
         """(ndim, *taps) -> (hidden, *taps)."""
-        return torch.sin(self.linear(positions))
+        return self.formula(positions, *self.values())
 
 
 class GaborFilter(nn.Module):
@@ -86,16 +101,26 @@ class GaborFilter(nn.Module):
         with torch.no_grad():
             self.linear.weight.mul_(gamma)
 
+    def values(self) -> tuple[Tensor, ...]:
+        """What `formula` takes beside positions, filters along the first axis."""
+        angle = () if self.theta is None else (2 * math.pi * self.theta,)
+        return self.linear.weight, self.linear.bias, self.mu, self.gamma, *angle
+
+    @staticmethod
+    def formula(positions: Tensor, weight: Tensor, bias: Tensor, mu: Tensor, gamma: Tensor, angle: Tensor | None = None) -> Tensor:
+        """The formula above: (ndim, *taps) -> (filters, *taps)."""
+        x = positions.flatten(1)[:, None]  # (ndim, 1, taps)
+        offset = x - mu.to(x.dtype).T[..., None]  # (ndim, filters, taps)
+        if angle is not None:
+            offset = rotate(offset, angle.to(x.dtype)[:, None])
+        scaled = offset * gamma.to(x.dtype).T[..., None]
+        power = scaled.square().sum(0) if len(scaled) > 1 else scaled[0].square()
+        sine = torch.sin(pointwise(positions.flatten(1), weight, bias))
+        return (torch.exp(-0.5 * power) * sine).view(-1, *positions.shape[1:])
+
     def forward(self, positions: Tensor) -> Tensor:
         """(ndim, *taps) -> (hidden, *taps)."""
-        taps = positions.shape[1:]
-        x = positions.flatten(1)[:, None]  # (ndim, 1, taps)
-        mu, gamma = (p.to(x.dtype).T[..., None] for p in (self.mu, self.gamma))  # (ndim, hidden, 1)
-        offset = x - mu
-        if self.theta is not None:
-            offset = rotate(offset, 2 * math.pi * self.theta.to(x.dtype)[:, None])
-        envelope = (-0.5 * (gamma * offset).square().sum(0)).exp()  # (hidden, taps)
-        return (envelope * torch.sin(self.linear(positions.flatten(1)))).view(-1, *taps)
+        return self.formula(positions, *self.values())
 
 
 @records_arguments

@@ -17,6 +17,9 @@ from flexseq.kernels import KernelFactory, make_kernel
 from flexseq.nn.mask import GaussianMask
 from flexseq.positions import Keep, tap_positions
 
+CHECKPOINTED_FROM = 2048
+"""Taps from which the basis is computed again in the backward pass: 30 tensors of 32 functions take 8 MB there."""
+
 
 class ContinuousConv(nn.Module):
     """A convolution whose kernel is a function of position; base of the layers, which say how that function is made.
@@ -132,8 +135,9 @@ class ContinuousConv(nn.Module):
             The functions at the kept taps, times the mask, (H, *taps), and their weights, (out_channels, in_channels / groups, H).
         """
         with torch.autocast(self._device.type, enabled=False):  # positions need more digits than half precision has
-            if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-                # Cheap to make again in the backward pass, costly to keep: some forty tensors of this size.
+            taps = math.prod([stop - start for start, stop in keep])
+            if torch.is_grad_enabled() and not torch.compiler.is_compiling() and taps >= CHECKPOINTED_FROM:
+                # Cheap to make again in the backward pass, costly to keep: some thirty tensors of this size.
                 basis = checkpoint(self._basis, keep, use_reentrant=False, preserve_rng_state=False)
             else:
                 basis = self._basis(keep)
