@@ -87,11 +87,12 @@ def bench(
         if resume and out is None:
             raise InputError("--resume needs --out, the folder of the run to go on with")
         training = _given(epochs=epochs, batch_size=batch_size, lr=lr, kernel_penalty=kernel_penalty, gradient_clip=gradient_clip)
-        recipe = Recipe(**{**chosen.recipe, **training}, precision=PRECISIONS[precision], seed=seed, workers=workers)
+        own_data = chosen.defaults.own_data if words is not None else {}
+        recipe = Recipe(**{**chosen.defaults.recipe, **own_data, **training}, precision=PRECISIONS[precision], seed=seed, workers=workers)
         given = _given(depth=depth, width=width, kernel=kernel, conv=conv, kernel_size=kernel_size)
         given |= _given(mask_sigma=mask_sigma, dropout=dropout, head=head)
         name = model or chosen.model
-        plan = Plan(chosen, data, name, network_arguments(name, given, chosen.network), recipe)
+        plan = Plan(chosen, data, name, network_arguments(name, given, chosen.defaults.network), recipe)
         folder = out or Path("runs") / f"{task}-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
         print(run(plan, folder, seeds=seeds, device=device, resume=resume))
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from flexseq.bench.recipes import DIGITS, SPEECH
+from flexseq.bench.recipes import DIGITS, SPEECH, TaskRecipe
 from flexseq.data.dataset import Dataset
 
 
@@ -18,9 +18,8 @@ class Task:
         is_here: folder or None -> whether that data is on this machine.
         load: keyword options -> the dataset.
         options: which of the data options `load` takes.
-        recipe: default arguments of `Recipe`.
+        defaults: how it trains, and the arguments of its network.
         model: default name of the network.
-        network: default arguments of the network, for the networks that take them.
         paper: published accuracy by the network's row, such as "FlexTCN-magnet-6".
         paper_samples: how many samples the paper's data has in all: its figures stand beside runs on so many, and on no others.
     """
@@ -31,8 +30,7 @@ class Task:
     is_here: Callable[[str | None], bool]
     load: Callable[..., Dataset]
     options: tuple[str, ...]
-    recipe: dict[str, Any]
-    network: dict[str, Any] = field(default_factory=dict)
+    defaults: TaskRecipe
     model: str = "flextcn"
     paper: dict[str, float] = field(default_factory=dict)
     paper_samples: int = 0
@@ -70,8 +68,7 @@ TASKS = {
             is_here=lambda folder: True,
             load=_load_digits,
             options=("limit",),
-            recipe=DIGITS.recipe,
-            network=DIGITS.network,
+            defaults=DIGITS,
         ),
         Task(
             name="speech_mfcc",
@@ -80,8 +77,7 @@ TASKS = {
             is_here=_speech_is_here,
             load=lambda **options: _load_speech(True, **options),
             options=SPEECH_OPTIONS,
-            recipe=SPEECH.recipe,
-            network=SPEECH.network,
+            defaults=SPEECH,
             # FlexConv, Table 2, column SC
             paper={
                 "CKCNN-2": 0.9527,
@@ -104,8 +100,7 @@ TASKS = {
             is_here=_speech_is_here,
             load=lambda **options: _load_speech(False, **options),
             options=SPEECH_OPTIONS,
-            recipe=SPEECH.recipe,
-            network=SPEECH.network,
+            defaults=SPEECH,
             # FlexConv, Table 2, column SC_raw
             paper={
                 "CKCNN-2": 0.7166,
