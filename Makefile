@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 THREADS := OMP_NUM_THREADS=1
 
-.PHONY: bench test format clean
+.PHONY: bench test benchmark format clean
 
 bench: $(READY)
 	$(BIN)/python -m flexseq.bench digits
@@ -17,6 +17,10 @@ test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(THREADS) $(BIN)/python -m pytest -n 2
+
+# Time and memory against benchmarks/plain.py: some ten minutes, on a machine that does nothing else.
+benchmark: $(READY)
+	$(BIN)/python benchmarks/run.py
 
 format: $(READY)
 	$(BIN)/ruff format .

@@ -102,5 +102,5 @@ def _siren_name(name: str, state_dict: Mapping[str, Tensor]) -> str:
     if not found:
         return name
     prefix, index, leaf = found.group(1), int(found.group(2)), found.group(3)
-    last = max(int(m.group(1)) for other in state_dict if (m := re.search(r"kernel_net\.(\d+)\.weight$", other)))
+    last = max(int(m.group(1)) for other in state_dict if (m := re.search(r"kernel_net\.(\d+)\.", other)))
     return f"{prefix}readout.{leaf}" if index == last else f"{prefix}linears.{index // 2}.{leaf}"

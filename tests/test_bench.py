@@ -121,9 +121,12 @@ def test_paper_values_stand_beside_the_papers_networks_alone():
             rows.add(row_name("flextcn", network_arguments("flextcn", {"kernel": kernel}, {})))
         assert rows == set(TASKS[task].paper)
         assert TASKS[task].paper_samples == 34_975
-    assert is_papers("flextcn", network_arguments("flextcn", {"depth": 2, "kernel": "siren"}, {}))
+        omega_0 = TASKS[task].defaults.networks["ckcnn"]
+        assert not is_papers("ckcnn", network_arguments("ckcnn", {}, {}), omega_0)
+        assert is_papers("ckcnn", network_arguments("ckcnn", {}, omega_0), omega_0)
+    assert is_papers("flextcn", network_arguments("flextcn", {"depth": 2, "kernel": "siren"}, {}), {})
     for changed in ({"width": 4}, {"mask_sigma": 0.5}, {"head": "mean"}, {"kernel_size": 5}):
-        assert not is_papers("flextcn", network_arguments("flextcn", changed, {}))
+        assert not is_papers("flextcn", network_arguments("flextcn", changed, {}), {})
 
 
 def test_a_folder_that_holds_a_run_is_left_alone(bench, tmp_path):
@@ -238,6 +241,18 @@ def test_a_run_that_failed_before_its_first_checkpoint_lets_go_of_its_folder(ben
     assert "a lower --lr may help" in err
     code, _, _ = bench(*QUICK, "--out", "run")
     assert code == 0
+    code, _, _ = bench(*QUICK, "--lr", "1e30", "--seeds", 2, "--out", "runs")
+    assert code == 2
+    code, _, _ = bench(*QUICK, "--seeds", 2, "--out", "runs")
+    assert code == 0
+
+
+def test_an_out_that_cannot_be_is_named(bench, tmp_path):
+    (tmp_path / "file").write_text("")
+    for out, message in (("file", "--out expected a folder, got the file"), ("x" * 300, "cannot use")):
+        code, _, err = bench(*QUICK, "--out", out)
+        assert code == 2
+        assert message in err
 
 
 def test_a_broken_checkpoint_is_named(bench, tmp_path):

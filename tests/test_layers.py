@@ -236,3 +236,14 @@ def test_causal_layers_keep_to_the_bound_of_their_kernels_norm():
         leak = (layer(x) - layer(changed))[..., :2000].abs().max()
         norm = layer.sample_kernel().flatten(1).norm(dim=1).max()
     assert leak < 1e-6 * max(1, norm) * x.abs().max()
+
+
+def test_last_outputs_are_for_causal_layers_over_one_axis():
+    for layer, x in (
+        (fs.FlexConv1d(1, 1, 33, mask_sigma=0.5), torch.zeros(1, 1, 40)),
+        (fs.FlexConv2d(1, 1, 9, causal=True, mask_sigma=0.5), torch.zeros(1, 1, 9, 9)),
+    ):
+        with pytest.raises(fs.InputError, match="last of at least 1, for causal=True and one axis"):
+            layer(x, last=1)
+    with pytest.raises(fs.InputError, match="last of at least 1"):
+        fs.FlexConv1d(1, 1, 33, causal=True)(torch.zeros(1, 1, 40), last=0)

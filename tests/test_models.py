@@ -182,3 +182,25 @@ def test_dropout_drops_its_share_and_keeps_the_mean():
     y.sum().backward()
     assert torch.equal(x.grad, y.detach())
     assert torch.equal(layer.eval()(x), x)
+
+
+def test_batch_norm_that_still_learns_sees_every_step_in_eval_mode():
+    model = fs.FlexTCN(depth=2, width=6)
+    x = torch.randn(8, 1, 100)
+    model(x)
+    model.eval()
+    seen = []
+    for block in model.blocks:
+        for norm in (block.norm1, block.norm2):
+            norm.train()
+            norm.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[-1]))
+    model(x)
+    assert seen == [100] * 4
+
+
+def test_dropout_of_almost_everything():
+    from flexseq.models.dropout import Dropout
+
+    x = torch.ones(1000)
+    for p in (1e-7, 0.999999, 1.0):
+        assert torch.isfinite(Dropout(p)(x)).all()

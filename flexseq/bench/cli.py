@@ -92,7 +92,7 @@ def bench(
         given = _given(depth=depth, width=width, kernel=kernel, conv=conv, kernel_size=kernel_size)
         given |= _given(mask_sigma=mask_sigma, dropout=dropout, head=head)
         name = model or chosen.model
-        plan = Plan(chosen, data, name, network_arguments(name, given, chosen.defaults.network), recipe)
+        plan = Plan(chosen, data, name, network_arguments(name, given, chosen.defaults.networks.get(name, {})), recipe)
         folder = out or Path("runs") / f"{task}-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
         print(run(plan, folder, seeds=seeds, device=device, resume=resume))
 

@@ -14,7 +14,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {"flextcn": FlexTCN, "cktcn": CK
 
 
 def network_arguments(name: str, given: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """All arguments of a network but its channels and classes: the user's, then the task's where it takes them, then its own.
+    """All arguments of a network but its channels and classes: the user's, then the task's for this network, then its own.
 
     Raises:
         InputError: an unknown network, or an option that it does not have.
@@ -32,9 +32,7 @@ def network_arguments(name: str, given: dict[str, Any], defaults: dict[str, Any]
     for argument, needed in (("mask_sigma", ("flex",)), ("kernel", ("flex", "ck"))):
         if argument in given and conv not in needed:
             raise InputError(f"--conv {conv} has no --{argument.replace('_', '-')}")
-    # A task's depth and masks are meant for its own network, not for the baselines.
-    fitting = {argument: value for argument, value in defaults.items() if argument in own} if name == "flextcn" else {}
-    return {**own, **fitting, **given}
+    return {**own, **defaults, **given}
 
 
 def build_network(name: str, arguments: dict[str, Any], dataset: Dataset) -> nn.Module:
@@ -42,9 +40,9 @@ def build_network(name: str, arguments: dict[str, Any], dataset: Dataset) -> nn.
     return NETWORKS[name](dataset.shape[0], len(dataset.classes), **arguments)
 
 
-def is_papers(name: str, arguments: dict[str, Any]) -> bool:
-    """Whether a network is the papers' but for its depth and kernel: all else at its defaults."""
-    own = network_arguments(name, {}, {})
+def is_papers(name: str, arguments: dict[str, Any], defaults: dict[str, Any]) -> bool:
+    """Whether a network is the papers' but for its depth and kernel: all else at the task's and its own defaults."""
+    own = network_arguments(name, {}, defaults)
     return all(own[argument] == value for argument, value in arguments.items() if argument not in ("depth", "kernel"))
 
 

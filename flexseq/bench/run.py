@@ -95,7 +95,12 @@ def run(plan: Plan, folder: Path, *, seeds: int, device: str, resume: bool) -> P
             if seeds > 1:
                 _claim(folder, whole, resume)
             print(f"results go to {folder}")
-        results.append(_run_one(one, dataset, own_folder, where, resume))
+        try:
+            results.append(_run_one(one, dataset, own_folder, where, resume))
+        except BaseException:
+            if seeds > 1 and not any((other / CHECKPOINT).exists() for other in folders):
+                _let_go(folder)
+            raise
         if seeds > 1:
             print_result(results[-1])
     result = results[0] if seeds == 1 else summary_of(results)
@@ -111,7 +116,12 @@ def _uses(dataset: Dataset) -> list[tuple[str, int]]:
 
 def _check_claim(folder: Path, recipe: dict[str, Any], resume: bool) -> None:
     """Raise InputError where the folder holds another run."""
-    there = [name for name in OURS if (folder / name).exists()]
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"--out expected a folder, got the file {folder}")
+        there = [name for name in OURS if (folder / name).exists()]
+    except OSError as error:
+        raise InputError(f"cannot use {folder} for results: {error.strerror}") from error
     if not there:
         return
     if not resume:
@@ -151,6 +161,14 @@ def _claim(folder: Path, recipe: dict[str, Any], resume: bool) -> None:
         raise InputError(f"cannot write into {folder}: {error.strerror}") from error
 
 
+def _let_go(folder: Path) -> None:
+    """Give up the claim on a folder where no epoch was finished: there is nothing to go on with."""
+    if (folder / CHECKPOINT).exists():
+        return
+    for name in (RECIPE, LOG):
+        (folder / name).unlink(missing_ok=True)
+
+
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, item in json.loads(json.dumps(value)).items():
@@ -165,10 +183,8 @@ def _run_one(plan: Plan, dataset: Dataset, folder: Path, device: torch.device, r
     _claim(folder, plan.as_json(), resume)
     try:
         fitted = fit(model, dataset, recipe, folder, device=device, resume=resume, label=f"{plan.task.name} seed {recipe.seed}")
-    except (InputError, KeyboardInterrupt):
-        if not (folder / CHECKPOINT).exists():  # nothing to go on with: let go of the folder
-            (folder / RECIPE).unlink()
-            (folder / LOG).unlink(missing_ok=True)
+    except BaseException:
+        _let_go(folder)
         raise
     return _finish(plan, dataset, model, fitted, folder, device)
 
@@ -193,7 +209,11 @@ def _finish(plan: Plan, dataset: Dataset, model: nn.Module, fitted: Fitted, fold
         for i, (name, row) in enumerate(zip(dataset.classes, matrix, strict=True))
     }
     row_in_paper = row_name(plan.model, plan.network)
-    comparable = sum(dataset.sizes.values()) == plan.task.paper_samples and is_papers(plan.model, plan.network)
+    comparable = (
+        sum(dataset.sizes.values()) == plan.task.paper_samples
+        and plan.task.paper_options.items() <= dataset.options.items()
+        and is_papers(plan.model, plan.network, plan.task.defaults.networks.get(plan.model, {}))
+    )
     result = {
         "task": plan.task.name,
         "model": row_in_paper,
@@ -210,6 +230,7 @@ def _finish(plan: Plan, dataset: Dataset, model: nn.Module, fitted: Fitted, fold
         "device": str(device) if device.type == "cpu" else torch.cuda.get_device_name() if device.type == "cuda" else device.type,
         "dtype": {"32-true": "float32", "64-true": "float64", "bf16-mixed": "bfloat16", "16-mixed": "float16"}[plan.recipe.precision],
         "threads": torch.get_num_threads(),
+        "sessions": int(fitted.rows[-1]["session"]),  # of more than one, device and threads are the last one's
         "seed": plan.recipe.seed,
         "dataset": {
             "name": dataset.name,

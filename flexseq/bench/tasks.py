@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from flexseq.bench.recipes import DIGITS, SPEECH, TaskRecipe
+from flexseq.bench.recipes import DIGITS, SPEECH_MFCC, SPEECH_RAW, TaskRecipe
 from flexseq.data.dataset import Dataset
 
 
@@ -21,7 +21,8 @@ class Task:
         defaults: how it trains, and the arguments of its network.
         model: default name of the network.
         paper: published accuracy by the network's row, such as "FlexTCN-magnet-6".
-        paper_samples: how many samples the paper's data has in all: its figures stand beside runs on so many, and on no others.
+        paper_samples: how many samples the paper's data has in all,
+        paper_options: and how it was made: its figures stand beside runs on such data, and on no other.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Task:
     model: str = "flextcn"
     paper: dict[str, float] = field(default_factory=dict)
     paper_samples: int = 0
+    paper_options: dict[str, Any] = field(default_factory=dict)
 
 
 def _load_digits(**options: Any) -> Dataset:
@@ -56,6 +58,7 @@ def _speech_is_here(folder: str | None) -> bool:
 
 
 SPEECH_OPTIONS = ("data_dir", "download", "words", "split", "short", "limit")
+PAPER_SPEECH = {"split": "paper", "short": "drop"}
 SPEECH_NEEDS = "Speech Commands v0.02 (2.3 GB, fetched on first use) or any folder in its layout (--data-dir)"
 
 TASKS = {
@@ -77,7 +80,7 @@ TASKS = {
             is_here=_speech_is_here,
             load=lambda **options: _load_speech(True, **options),
             options=SPEECH_OPTIONS,
-            defaults=SPEECH,
+            defaults=SPEECH_MFCC,
             # FlexConv, Table 2, column SC
             paper={
                 "CKCNN-2": 0.9527,
@@ -92,6 +95,7 @@ TASKS = {
                 "FlexTCN-gabor-6": 0.9735,
             },
             paper_samples=34_975,
+            paper_options=PAPER_SPEECH,
         ),
         Task(
             name="speech_raw",
@@ -100,7 +104,7 @@ TASKS = {
             is_here=_speech_is_here,
             load=lambda **options: _load_speech(False, **options),
             options=SPEECH_OPTIONS,
-            defaults=SPEECH,
+            defaults=SPEECH_RAW,
             # FlexConv, Table 2, column SC_raw
             paper={
                 "CKCNN-2": 0.7166,
@@ -115,6 +119,7 @@ TASKS = {
                 "FlexTCN-gabor-6": 0.9150,
             },
             paper_samples=34_975,
+            paper_options=PAPER_SPEECH,
         ),
     )
 }

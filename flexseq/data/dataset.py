@@ -64,7 +64,7 @@ class Dataset:
         classes: names, in the order of the targets.
         shape: (channels, *grid) of one input.
         notes: what a reader of results should know: files left out, for instance.
-        options: how it was made, where that was not the user's word.
+        options: how it was made, defaults included.
     """
 
     name: str

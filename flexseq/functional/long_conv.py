@@ -36,7 +36,7 @@ def long_conv(
         causal: whether an output sees only the present and the past.
         groups: as in torch.nn; both channel counts are multiples of it.
         method: "direct"; "fft", one transform of the whole signal; "overlap", transforms of overlapping blocks a few kernels long; or
-            "auto", which chooses by shapes alone. Only "direct" can be differentiated twice, or in forward mode.
+            "auto", which chooses by shapes alone. Only "direct" can be differentiated twice, in forward mode, or by torch.func.
 
     Returns:
         (batch, out_channels, *grid). Under autocast in its dtype, with FFTs in float32.
@@ -96,6 +96,14 @@ def basis_long_conv(
         True
     """
     _check(x, (*weight.shape[:2], *basis.shape[1:]), bias, groups, method)
+    if weight.shape[2:] != basis.shape[:1] or not len(basis):
+        raise InputError(
+            f"basis_long_conv expected weights of one or more functions, got shapes {tuple(weight.shape)}, {tuple(basis.shape)}"
+        )
+    if last is not None and (not causal or x.ndim != 3 or last < 1):
+        raise InputError(
+            f"basis_long_conv expected last of at least 1, for causal=True and one axis, got {last}, {causal} and {x.ndim - 2}"
+        )
     (basis,), before = _reachable([basis], x, causal)
     outputs = x.shape[-1]
     if last is not None:

@@ -85,7 +85,7 @@ class _Kernels:
         self.axes, self.groups, self.taps = axes, groups, kernel.shape[2:]
         self.out_channels, self.in_per_group = kernel.shape[:2]
         self.spectrum = _transform(_placed(kernel, axes), len(axes))  # (out, in / groups, frequencies)
-        self.slope = torch.empty_like(self.spectrum)
+        self.slope: Tensor | None = None
 
     def at(self, chunk: slice) -> Tensor:
         """(frequencies * groups, 2 * out / groups, in / groups): real above imaginary parts."""
@@ -94,10 +94,13 @@ class _Kernels:
 
     def take_slope(self, slope: Tensor, chunk: slice) -> None:
         """Keep the gradient with respect to `at(chunk)`."""
+        if self.slope is None:
+            self.slope = torch.empty_like(self.spectrum)
         torch.view_as_real(self.slope)[:, :, chunk] = rearrange(slope, "(f g) (p o) i -> (g o) i f p", g=self.groups, p=2)
 
     def gradient(self) -> Tensor:
         """(out, in / groups, *taps)."""
+        assert self.slope is not None  # there is at least one frequency
         return _taken(_inverse(self.slope, self.axes), self.axes, self.taps)
 
 
@@ -110,9 +113,8 @@ class _Mixes:
         spectrum = _transform(_placed(basis, axes), len(axes))
         self.basis = rearrange(torch.view_as_real(spectrum), "h f p -> f p h").contiguous()
         self.weight = weight.flatten(0, 1)  # (out * in / groups, H)
-        self.basis_slope = torch.empty_like(self.basis)
+        self.basis_slope: Tensor | None = None
         self.weight_slope = torch.zeros_like(self.weight)
-        self.share = _share(axes, basis)
 
     def at(self, chunk: slice) -> Tensor:
         """(frequencies * groups, 2 * out / groups, in / groups): real above imaginary parts."""
@@ -125,12 +127,16 @@ class _Mixes:
         """Add up the gradient with respect to `at(chunk)`."""
         slope = rearrange(slope, "(f g) (p o) i -> (f p) (g o i)", p=2, g=self.groups)
         basis = self.basis[chunk]
+        if self.basis_slope is None:
+            self.basis_slope = torch.empty_like(self.basis)
+            self.share = _share(self.axes, self.basis)
         self.basis_slope[chunk] = torch.matmul(slope, self.weight).view_as(basis)
         weighted = basis * self.share[chunk, None, None]  # Parseval: a sum over taps is one over frequencies
         self.weight_slope.addmm_(slope.T, weighted.flatten(0, 1))
 
     def gradients(self) -> tuple[Tensor, Tensor]:
         """(H, *taps) and (out, in / groups, H)."""
+        assert self.basis_slope is not None  # there is at least one frequency
         spectrum = torch.view_as_complex(rearrange(self.basis_slope, "f p h -> h f p").contiguous())
         return _taken(_inverse(spectrum, self.axes), self.axes, self.taps), self.weight_slope.view(self.shape)
 

@@ -73,6 +73,12 @@ class ResidualBlock(nn.Module):
         return torch.relu(h + self.shortcut(x[..., -h.shape[-1] :]))
 
 
+def _sees_one_step(norm: nn.Module) -> bool:
+    """Whether a normalisation treats each time step by itself."""
+    fixed = isinstance(norm, nn.BatchNorm1d) and not norm.training and norm.track_running_stats
+    return fixed or isinstance(norm, StepNorm)
+
+
 def _taps(keep: Keep) -> int:
     """Taps that are kept of a kernel over one axis."""
     ((start, stop),) = keep
@@ -189,8 +195,8 @@ class FlexTCN(nn.Module):
     def _steps_to_give(self, keeps: list[tuple[Keep | None, Keep | None]]) -> list[int | None]:
         """How many of its last steps each block has to give, None for all: in eval mode the last step's logits depend on no others."""
         steps: list[int | None] = [None] * len(keeps)
-        by_step = not isinstance(self.blocks[0].norm1, nn.GroupNorm)
-        if self.training or self.head.mode != "last" or not by_step:
+        norms: list[Any] = [norm for block in self.blocks for norm in (block.norm1, block.norm2)]
+        if self.training or self.head.mode != "last" or not all(map(_sees_one_step, norms)):
             return steps
         wanted = 1
         for i in reversed(range(len(keeps))):

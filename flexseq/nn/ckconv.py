@@ -22,7 +22,7 @@ class CKConv(ContinuousConv):
             "siren" starts with biases in U(-1, 1), as in CKConv's code.
         variance_preserving: scale the readout so that a white input and the output have the same variance at any kernel length,
             wherever the kernel does not reach over the input's edge.
-        method: "auto", "direct" or "fft"; see `flexseq.functional.long_conv`.
+        method: "auto", "direct", "fft" or "overlap"; see `flexseq.functional.long_conv`.
 
     Raises:
         InputError: arguments out of range.

@@ -188,7 +188,7 @@ class ContinuousConv(nn.Module):
         if max(self.kernel_size) > 1 and all(stop - start == 1 for start, stop in keep):
             warnings.warn(
                 f"{type(self).__name__} with a kernel of {'x'.join(map(str, self.kernel_size))} taps starts with a single one: "
-                f"its mask is too narrow to learn. Give a mask_sigma above {_sigma_for_neighbours(self.kernel_size):.2g}",
+                f"its mask is too narrow to learn. Give a mask_sigma above {self._sigma_for_neighbours():.2g}",
                 stacklevel=2,
             )
 
@@ -199,6 +199,12 @@ class ContinuousConv(nn.Module):
         per_output = self.in_channels // self.groups
         readout = self.kernel_network.readout
         readout.scale_outputs((1 / gain).to(readout.bias.dtype).repeat_interleave(per_output))
+
+    def _sigma_for_neighbours(self) -> float:
+        """The width at which the mask reaches the tap beside its peak."""
+        assert self.mask is not None
+        assert self.kernel_size is not None
+        return 2 / (max(self.kernel_size) - 1) / math.sqrt(-2 * math.log(self.mask.threshold))
 
     # The kernel's size is part of the state: without it, weights of a layer that took it from its first input mean nothing.
     def get_extra_state(self) -> Tensor:
@@ -215,11 +221,6 @@ class ContinuousConv(nn.Module):
         if self.bias is None:
             parts.append("bias=False")
         return ", ".join(parts)
-
-
-def _sigma_for_neighbours(kernel_size: tuple[int, ...]) -> float:
-    """The width at which a mask of threshold 0.1 reaches the tap beside its centre."""
-    return 2 / (max(kernel_size) - 1) / math.sqrt(-2 * math.log(0.1))
 
 
 @torch.compiler.disable

@@ -28,7 +28,7 @@ class FlexConv(ContinuousConv):
         rotated_mask: learn an angle of the mask too; two axes, not causal.
         variance_preserving: scale the readout so that a white input and the output have the same variance at any kernel length,
             wherever the kernel does not reach over the input's edge.
-        method: "auto", "direct" or "fft"; see `flexseq.functional.long_conv`.
+        method: "auto", "direct", "fft" or "overlap"; see `flexseq.functional.long_conv`.
 
     Raises:
         InputError: arguments out of range.
