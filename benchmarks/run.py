@@ -139,7 +139,7 @@ def peak_memory() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--memory", choices=("ours", "plain"), help="print the memory of one case and nothing else")
-    parser.add_argument("--case", type=int, help="only this one, by its number")
+    parser.add_argument("--case", type=int, help="only this one, by its number, and write nothing")
     arguments = parser.parse_args()
     cases = CASES if arguments.case is None else [CASES[arguments.case]]
     if arguments.memory:
@@ -149,6 +149,8 @@ def main() -> None:
     for number, case in enumerate(cases, 1):
         rows.append(compare(case))
         print(f"{number}/{len(cases)}  {line(rows[-1])}", flush=True)
+    if arguments.case is not None:
+        return
     about = {
         "command": "make benchmark",
         "commit": subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True).stdout.strip(),

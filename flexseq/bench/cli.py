@@ -91,7 +91,7 @@ def bench(
         recipe = Recipe(**{**chosen.defaults.recipe, **own_data, **training}, precision=PRECISIONS[precision], seed=seed, workers=workers)
         given = _given(depth=depth, width=width, kernel=kernel, conv=conv, kernel_size=kernel_size)
         given |= _given(mask_sigma=mask_sigma, dropout=dropout, head=head)
-        name = model or chosen.model
+        name = model or "flextcn"
         plan = Plan(chosen, data, name, network_arguments(name, given, chosen.defaults.networks.get(name, {})), recipe)
         folder = out or Path("runs") / f"{task}-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
         print(run(plan, folder, seeds=seeds, device=device, resume=resume))

@@ -19,7 +19,6 @@ class Task:
         load: keyword options -> the dataset.
         options: which of the data options `load` takes.
         defaults: how it trains, and the arguments of its network.
-        model: default name of the network.
         paper: published accuracy by the network's row, such as "FlexTCN-magnet-6".
         paper_samples: how many samples the paper's data has in all,
         paper_options: and how it was made: its figures stand beside runs on such data, and on no other.
@@ -32,7 +31,6 @@ class Task:
     load: Callable[..., Dataset]
     options: tuple[str, ...]
     defaults: TaskRecipe
-    model: str = "flextcn"
     paper: dict[str, float] = field(default_factory=dict)
     paper_samples: int = 0
     paper_options: dict[str, Any] = field(default_factory=dict)
@@ -57,9 +55,20 @@ def _speech_is_here(folder: str | None) -> bool:
     return is_here(folder)
 
 
-SPEECH_OPTIONS = ("data_dir", "download", "words", "split", "short", "limit")
-PAPER_SPEECH = {"split": "paper", "short": "drop"}
-SPEECH_NEEDS = "Speech Commands v0.02 (2.3 GB, fetched on first use) or any folder in its layout (--data-dir)"
+def _speech(name: str, description: str, *, mfcc: bool, defaults: TaskRecipe, paper: dict[str, float]) -> Task:
+    return Task(
+        name=name,
+        description=description,
+        needs="Speech Commands v0.02 (2.3 GB, fetched on first use) or any folder in its layout (--data-dir)",
+        is_here=_speech_is_here,
+        load=lambda **options: _load_speech(mfcc, **options),
+        options=("data_dir", "download", "words", "split", "short", "limit"),
+        defaults=defaults,
+        paper=paper,
+        paper_samples=34_975,
+        paper_options={"split": "paper", "short": "drop"},
+    )
+
 
 TASKS = {
     task.name: task
@@ -73,13 +82,10 @@ TASKS = {
             options=("limit",),
             defaults=DIGITS,
         ),
-        Task(
-            name="speech_mfcc",
-            description="ten spoken words as 20 MFCCs over 161 steps",
-            needs=SPEECH_NEEDS,
-            is_here=_speech_is_here,
-            load=lambda **options: _load_speech(True, **options),
-            options=SPEECH_OPTIONS,
+        _speech(
+            "speech_mfcc",
+            "ten spoken words as 20 MFCCs over 161 steps",
+            mfcc=True,
             defaults=SPEECH_MFCC,
             # FlexConv, Table 2, column SC
             paper={
@@ -94,16 +100,11 @@ TASKS = {
                 "FlexTCN-fourier-6": 0.9762,
                 "FlexTCN-gabor-6": 0.9735,
             },
-            paper_samples=34_975,
-            paper_options=PAPER_SPEECH,
         ),
-        Task(
-            name="speech_raw",
-            description="ten spoken words as 16,000 raw samples",
-            needs=SPEECH_NEEDS,
-            is_here=_speech_is_here,
-            load=lambda **options: _load_speech(False, **options),
-            options=SPEECH_OPTIONS,
+        _speech(
+            "speech_raw",
+            "ten spoken words as 16,000 raw samples",
+            mfcc=False,
             defaults=SPEECH_RAW,
             # FlexConv, Table 2, column SC_raw
             paper={
@@ -118,8 +119,6 @@ TASKS = {
                 "FlexTCN-fourier-6": 0.9102,
                 "FlexTCN-gabor-6": 0.9150,
             },
-            paper_samples=34_975,
-            paper_options=PAPER_SPEECH,
         ),
     )
 }

@@ -10,7 +10,9 @@ import shutil
 import tempfile
 import warnings
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -250,7 +252,9 @@ def _decode(root: Path, clips: list[Clip], store: Path, drop_short: bool) -> Non
     )
 
 
-_resamplers: dict = {}
+@cache
+def _resampler(rate: int) -> Any:
+    return import_torchaudio().transforms.Resample(rate, SAMPLE_RATE)
 
 
 def _read(path: Path) -> tuple[np.ndarray, int]:
@@ -274,9 +278,7 @@ def _read(path: Path) -> tuple[np.ndarray, int]:
         raise InputError("NaN or infinite samples")
     samples = samples.mean(1)
     if rate != SAMPLE_RATE:
-        if rate not in _resamplers:
-            _resamplers[rate] = import_torchaudio().transforms.Resample(rate, SAMPLE_RATE)
-        samples = _resamplers[rate](torch.from_numpy(samples)).numpy()
+        samples = _resampler(rate)(torch.from_numpy(samples)).numpy()
     return samples, rate
 
 

@@ -123,8 +123,8 @@ def basis_long_conv(
 def choose_method(x_shape: Sequence[int], weight_shape: Sequence[int], groups: int, functions: int | None) -> str:
     """The method that "auto" takes for these shapes: "direct", or "auto" among the two through FFTs.
 
-    Compares estimates of time, in multiplications of a direct convolution, as measured on 2 CPU cores. An empty batch is done directly:
-    FFTs refuse it.
+    Compares estimates of time, in multiplications of a direct convolution, their weights set by hand against timings of some sixty shapes
+    on 2 CPU cores. An empty batch is done directly: FFTs refuse it.
 
     Args:
         x_shape: (batch, in_channels, *grid).

@@ -15,7 +15,8 @@ of A K' give Z, E K is dA, and E' A is dK.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -294,9 +295,7 @@ class KernelConv(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        needs = list(ctx.needs_input_grad[:2])
-        gradients = kernel_conv_backward(grad, *ctx.saved_tensors, *ctx.options, needs)
-        return *[gradient if needed else None for gradient, needed in zip(gradients, needs, strict=True)], None, None, None
+        return _gradients(kernel_conv_backward, ctx, grad)
 
 
 class BasisConv(torch.autograd.Function):
@@ -315,6 +314,12 @@ class BasisConv(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        needs = list(ctx.needs_input_grad[:3])
-        gradients = basis_conv_backward(grad, *ctx.saved_tensors, *ctx.options, needs)
-        return *[gradient if needed else None for gradient, needed in zip(gradients, needs, strict=True)], None, None, None
+        return _gradients(basis_conv_backward, ctx, grad)
+
+
+def _gradients(operator: Callable[..., tuple[Tensor, ...]], ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """What a Function's backward returns: gradients of the saved tensors that need one, and none of the options."""
+    tensors, options = ctx.saved_tensors, ctx.options
+    needs = list(ctx.needs_input_grad[: len(tensors)])
+    gradients = operator(grad, *tensors, *options, needs)
+    return *[gradient if needed else None for gradient, needed in zip(gradients, needs, strict=True)], *[None] * len(options)

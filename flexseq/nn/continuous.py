@@ -152,8 +152,7 @@ class ContinuousConv(nn.Module):
         return basis if self.mask is None else basis * self.mask(positions)
 
     def _positions(self, keep: Keep) -> Tensor:
-        if self.kernel_size is None:
-            raise InputError(f"{type(self).__name__} has no kernel size yet: give kernel_size, or an input first")
+        assert self.kernel_size is not None  # whoever has taps to keep has asked read_crops, which checks it
         parameter = self.kernel_network.readout.bias
         dtype = torch.promote_types(parameter.dtype, torch.float32)
         return tap_positions(self.kernel_size, causal=self.causal, keep=keep, dtype=dtype, device=parameter.device)
