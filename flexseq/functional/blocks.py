@@ -2,9 +2,11 @@
 
 import itertools
 import math
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -49,29 +51,39 @@ def cut(x: Tensor, axes: tuple[Axis, ...]) -> Tensor:
     return x
 
 
-def join(z: Tensor, axes: tuple[Axis, ...]) -> Tensor:
-    """(batch, channels, *blocks, *points) -> (batch, channels, *grid): each block's outputs, one after the other."""
-    ndim = len(axes)
-    for i, axis in enumerate(axes):
-        z = z.narrow(2 + ndim + i, axis.start, axis.hop)
-    order = [0, 1, *itertools.chain.from_iterable((2 + i, 2 + ndim + i) for i in range(ndim))]
-    z = z.permute(order).reshape(*z.shape[:2], *[axis.blocks * axis.hop for axis in axes])
-    for i, axis in enumerate(axes):
-        z = z.narrow(2 + i, 0, axis.size)
-    return z.contiguous()
+def join(z: Tensor, bias: Tensor | None, axes: tuple[Axis, ...]) -> Tensor:
+    """(batch, channels, *blocks, *points) -> (batch, channels, *grid): each block's outputs, one after the other, plus a bias."""
+    y = z.new_empty(*z.shape[:2], *[axis.size for axis in axes])
+    for blocks, grid in _pieces(z, y, axes):
+        if bias is None:
+            grid.copy_(blocks)
+        else:
+            torch.add(blocks, bias.view(-1, *[1] * (blocks.ndim - 2)), out=grid)
+    return y
 
 
 def spread(grad: Tensor, axes: tuple[Axis, ...]) -> Tensor:
     """The adjoint of `join`: (batch, channels, *grid) -> (batch, channels, *blocks, *points), zeros where blocks give no output."""
+    z = grad.new_zeros(*grad.shape[:2], *[axis.blocks for axis in axes], *[axis.points for axis in axes])
+    for blocks, grid in _pieces(z, grad, axes):
+        blocks.copy_(grid)
+    return z
+
+
+def _pieces(z: Tensor, y: Tensor, axes: tuple[Axis, ...]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Views of the same outputs in blocks and in the grid: those of whole blocks, and what the last block of an axis still gives."""
     ndim = len(axes)
-    for i, axis in enumerate(axes):
-        grad = _padded(grad, 2 + i, 0, axis.blocks * axis.hop - axis.size)
-    shape = itertools.chain.from_iterable((axis.blocks, axis.hop) for axis in axes)
-    grad = grad.reshape(*grad.shape[:2], *shape)
-    grad = grad.permute(0, 1, *range(2, 2 + 2 * ndim, 2), *range(3, 3 + 2 * ndim, 2))
-    for i, axis in enumerate(axes):
-        grad = _padded(grad, 2 + ndim + i, axis.start, axis.points - axis.start - axis.hop)
-    return grad
+    choices = []
+    for axis in axes:
+        whole = axis.blocks - 1
+        choices.append([(0, whole, axis.hop), (whole, 1, axis.size - whole * axis.hop)] if whole else [(0, 1, axis.size)])
+    for choice in itertools.product(*choices):
+        blocks, grid = z, y
+        for i, (axis, (first, count, outputs)) in enumerate(zip(axes, choice, strict=True)):
+            blocks = blocks.narrow(2 + i, first, count).narrow(2 + ndim + i, axis.start, outputs)
+            dim = 2 + 2 * i  # each axis before has become two
+            grid = grid.narrow(dim, first * axis.hop, count * outputs).unflatten(dim, (count, outputs))
+        yield blocks.permute(0, 1, *itertools.chain.from_iterable((2 + i, 2 + ndim + i) for i in range(ndim))), grid
 
 
 def overlap_add(pieces: Tensor, axes: tuple[Axis, ...]) -> Tensor:
@@ -81,8 +93,11 @@ def overlap_add(pieces: Tensor, axes: tuple[Axis, ...]) -> Tensor:
         pieces = pieces.movedim(2 + i, -2)  # (..., blocks, points)
         if axis.blocks > 1:
             heads, tails = pieces[..., : axis.hop], pieces[..., axis.hop :]  # only neighbours overlap: tails are no longer than heads
-            whole = F.pad(heads.flatten(-2), (0, axis.hop))
-            whole[..., axis.hop :] += F.pad(tails, (0, axis.hop - tails.shape[-1])).flatten(-2)
+            whole = pieces.new_empty(*pieces.shape[:-2], axis.blocks + 1, axis.hop)
+            whole[..., :-1, :] = heads
+            whole[..., -1, :] = 0
+            whole[..., 1:, : tails.shape[-1]] += tails
+            whole = whole.flatten(-2)
         else:
             whole = pieces.squeeze(-2)
         pieces = whole.narrow(-1, axis.start, axis.size).movedim(-1, 2 + i)

@@ -195,10 +195,9 @@ def _out_dtype(x: Tensor) -> torch.dtype:
 
 def _through_ffts(operator, x: Tensor, kernel: list[Tensor], bias: Tensor | None, before: list[int], groups: int, method: str) -> Tensor:
     dtype = torch.promote_types(x.dtype, torch.float32)  # FFTs know no half precision
-    y = operator(x.to(dtype), *[part.to(dtype) for part in kernel], before, groups, method)
     if bias is not None:
-        y = y + bias.to(dtype).view(-1, *[1] * (x.ndim - 2))
-    return y.to(_out_dtype(x))
+        bias = bias.to(dtype)
+    return operator(x.to(dtype), *[part.to(dtype) for part in kernel], bias, before, groups, method).to(_out_dtype(x))
 
 
 def _check(x: Tensor, weight_shape: Sequence[int], bias: Tensor | None, groups: int, method: str) -> None:

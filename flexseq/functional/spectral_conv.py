@@ -8,10 +8,9 @@ is in the cache, never kept, and made again in the backward pass.
 The operators are registered with torch as opaque ones: torch.compile meets no FFT length that changes with every crop, and the backward
 pass keeps the input and the kernel alone.
 
-With X, K, Z the transforms of an input block, the kernel and an output block, a cross-correlation is
-    Z = X conj(K),   dX = dZ K,   dK = X conj(dZ), summed over blocks.
-In real numbers, with real and imaginary parts stacked, A = [Xr; Xi], K = [Kr; Ki] and E = [[dZr, -dZi], [dZi, dZr]], the four quarters
-of A K' give Z, E K is dA, and E' A is dK.
+With X, K, Z the transforms of the input's blocks (blocks x channels in), the kernels (channels out x in) and the output's blocks, a
+cross-correlation is at each frequency
+    Z = X P^T,   conj(dX) = G P,   dK = G^T X, summed over blocks,   where P = conj(K), G = conj(dZ).
 """
 
 import math
@@ -30,12 +29,13 @@ WORKING_SET = 2**20
 
 
 @torch.library.custom_op("flexseq::kernel_conv", mutates_args=())
-def kernel_conv(x: Tensor, kernel: Tensor, before: list[int], groups: int, method: str) -> Tensor:
-    """Cross-correlate through FFTs: y[t] = sum_j kernel[j] x[t - before + j], with zeros outside x.
+def kernel_conv(x: Tensor, kernel: Tensor, bias: Tensor | None, before: list[int], groups: int, method: str) -> Tensor:
+    """Cross-correlate through FFTs: y[t] = bias + sum_j kernel[j] x[t - before + j], with zeros outside x.
 
     Args:
         x: (batch, in_channels, *grid), float32 or float64.
         kernel: (out_channels, in_channels / groups, *taps); no tap further away than the grid is long.
+        bias: (out_channels,).
         before: taps before the present one, for each axis.
         groups: as in torch.nn.
         method: "fft" for one transform of the whole signal, "overlap" for blocks, "auto" for the cheaper.
@@ -44,14 +44,14 @@ def kernel_conv(x: Tensor, kernel: Tensor, before: list[int], groups: int, metho
         (batch, out_channels, *grid).
     """
     axes = choose_axes(x.shape, kernel.shape, tuple(before), groups, None, method)
-    return _forward(x, _Kernels(kernel, axes, groups), axes, groups)
+    return _forward(x, _Kernels(kernel, axes, groups), bias, axes, groups)
 
 
 @torch.library.custom_op("flexseq::basis_conv", mutates_args=())
-def basis_conv(x: Tensor, basis: Tensor, weight: Tensor, before: list[int], groups: int, method: str) -> Tensor:
+def basis_conv(x: Tensor, basis: Tensor, weight: Tensor, bias: Tensor | None, before: list[int], groups: int, method: str) -> Tensor:
     """`kernel_conv` with the kernel `weight` (out_channels, in_channels / groups, H) @ `basis` (H, *taps), which is never formed."""
     axes = choose_axes(x.shape, (*weight.shape[:2], *basis.shape[1:]), tuple(before), groups, basis.shape[0], method)
-    return _forward(x, _Mixes(basis, weight, axes, groups), axes, groups)
+    return _forward(x, _Mixes(basis, weight, axes, groups), bias, axes, groups)
 
 
 @torch.library.custom_op("flexseq::kernel_conv_backward", mutates_args=())
@@ -89,15 +89,14 @@ class _Kernels:
         self.slope: Tensor | None = None
 
     def at(self, chunk: slice) -> Tensor:
-        """(frequencies * groups, 2 * out / groups, in / groups): real above imaginary parts."""
-        values = torch.view_as_real(self.spectrum[..., chunk])
-        return rearrange(values, "(g o) i f p -> (f g) (p o) i", g=self.groups)
+        """conj(K) at some frequencies: (frequencies * groups, out / groups, in / groups)."""
+        return rearrange(self.spectrum[..., chunk].conj(), "(g o) i f -> (f g) o i", g=self.groups).resolve_conj()
 
     def take_slope(self, slope: Tensor, chunk: slice) -> None:
-        """Keep the gradient with respect to `at(chunk)`."""
+        """Keep the gradient with respect to K at these frequencies, in the shape of `at`."""
         if self.slope is None:
             self.slope = torch.empty_like(self.spectrum)
-        torch.view_as_real(self.slope)[:, :, chunk] = rearrange(slope, "(f g) (p o) i -> (g o) i f p", g=self.groups, p=2)
+        self.slope[..., chunk] = rearrange(slope, "(f g) o i -> (g o) i f", g=self.groups)
 
     def gradient(self) -> Tensor:
         """(out, in / groups, *taps)."""
@@ -112,47 +111,41 @@ class _Mixes:
         self.axes, self.groups, self.taps, self.shape = axes, groups, basis.shape[1:], weight.shape
         self.out_channels, self.in_per_group = weight.shape[:2]
         spectrum = _transform(_placed(basis, axes), len(axes))
-        self.basis = rearrange(torch.view_as_real(spectrum), "h f p -> f p h").contiguous()
+        self.basis = rearrange(torch.view_as_real(spectrum), "h f p -> p f h").contiguous()
         self.weight = weight.flatten(0, 1)  # (out * in / groups, H)
         self.basis_slope: Tensor | None = None
         self.weight_slope = torch.zeros_like(self.weight)
 
     def at(self, chunk: slice) -> Tensor:
-        """(frequencies * groups, 2 * out / groups, in / groups): real above imaginary parts."""
-        values = torch.matmul(self.basis[chunk].flatten(0, 1), self.weight.T)
-        if self.groups > 1:
-            values = rearrange(values, "(f p) (g oi) -> f g p oi", p=2, g=self.groups)
-        return values.reshape(-1, 2 * self.out_channels // self.groups, self.in_per_group)
+        """conj(K) at some frequencies: (frequencies * groups, out / groups, in / groups)."""
+        real = torch.mm(self.basis[0, chunk], self.weight.T)
+        imaginary = torch.mm(self.basis[1, chunk], -self.weight.T)
+        return torch.complex(real, imaginary).view(-1, self.out_channels // self.groups, self.in_per_group)
 
     def take_slope(self, slope: Tensor, chunk: slice) -> None:
-        """Add up the gradient with respect to `at(chunk)`."""
-        slope = rearrange(slope, "(f g) (p o) i -> (f p) (g o i)", p=2, g=self.groups)
-        basis = self.basis[chunk]
+        """Add up the gradient with respect to K at these frequencies, in the shape of `at`."""
         if self.basis_slope is None:
             self.basis_slope = torch.empty_like(self.basis)
-            self.share = _share(self.axes, self.basis)
-        self.basis_slope[chunk] = torch.matmul(slope, self.weight).view_as(basis)
-        weighted = basis * self.share[chunk, None, None]  # Parseval: a sum over taps is one over frequencies
-        self.weight_slope.addmm_(slope.T, weighted.flatten(0, 1))
+            self.share = _share(self.axes, self.basis)[:, None]  # Parseval: a sum over taps is one over frequencies
+        parts = rearrange(torch.view_as_real(slope), "(f g) o i p -> p f (g o i)", g=self.groups).contiguous()
+        self.basis_slope[:, chunk] = torch.matmul(parts, self.weight)
+        weighted = self.basis[:, chunk] * self.share[chunk]
+        self.weight_slope.addmm_(parts.flatten(0, 1).T, weighted.flatten(0, 1))
 
     def gradients(self) -> tuple[Tensor, Tensor]:
         """(H, *taps) and (out, in / groups, H)."""
         assert self.basis_slope is not None  # there is at least one frequency
-        spectrum = torch.view_as_complex(rearrange(self.basis_slope, "f p h -> h f p").contiguous())
+        spectrum = torch.view_as_complex(rearrange(self.basis_slope, "p f h -> h f p").contiguous())
         return _taken(_inverse(spectrum, self.axes), self.axes, self.taps), self.weight_slope.view(self.shape)
 
 
-def _forward(x: Tensor, kernels: _Kernels | _Mixes, axes: tuple[Axis, ...], groups: int) -> Tensor:
+def _forward(x: Tensor, kernels: _Kernels | _Mixes, bias: Tensor | None, axes: tuple[Axis, ...], groups: int) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
         spectrum = _block_spectra(cut(x, axes), axes)
-        result = spectrum.new_empty(spectrum.shape[0], kernels.out_channels, *spectrum.shape[2:])
+        result = _like(spectrum, kernels.out_channels)
         for chunk in _chunks(spectrum, kernels):
-            quarters = _products(_stacked(spectrum, chunk, groups), kernels.at(chunk))
-            quarters = rearrange(quarters, "(f g) (p b m) (q o) -> p q b (g o) m f", g=groups, p=2, q=2, b=spectrum.shape[0])
-            values = torch.view_as_real(result)[:, :, :, chunk]
-            torch.add(quarters[0, 0], quarters[1, 1], out=values[..., 0])
-            torch.sub(quarters[1, 0], quarters[0, 1], out=values[..., 1])
-        return join(_blocks(result, axes), axes)
+            _put(_products(_by_frequency(spectrum[..., chunk], groups), kernels.at(chunk).mT), result[..., chunk], groups)
+        return join(_blocks(result, axes), bias, axes)
 
 
 def _backward(
@@ -164,15 +157,13 @@ def _backward(
         if needs_kernel:
             spectrum = _block_spectra(cut(x, axes), axes)
         if needs_x:
-            result = grad_spectrum.new_empty(x.shape[0], x.shape[1], *grad_spectrum.shape[2:])
+            result = _like(grad_spectrum, x.shape[1])
         for chunk in _chunks(grad_spectrum, kernels):
-            slopes = _turned(_stacked(grad_spectrum, chunk, groups))
-            if needs_x:
-                values = _products(slopes, kernels.at(chunk).mT)
-                values = rearrange(values, "(f g) (p b m) i -> b (g i) m f p", g=groups, p=2, b=x.shape[0])
-                torch.view_as_real(result)[:, :, :, chunk] = values
+            slopes = _by_frequency(grad_spectrum[..., chunk].conj(), groups)
             if needs_kernel:
-                kernels.take_slope(torch.bmm(slopes.mT, _stacked(spectrum, chunk, groups)), chunk)
+                kernels.take_slope(torch.bmm(slopes.mT, _by_frequency(spectrum[..., chunk], groups)), chunk)
+            if needs_x:
+                _put(_products(slopes, kernels.at(chunk)).conj(), result[..., chunk], groups)
         return overlap_add(_blocks(result, axes), axes) if needs_x else x.new_empty(0)
 
 
@@ -224,31 +215,33 @@ def _chunks(spectrum: Tensor, kernels: _Kernels | _Mixes) -> Iterator[slice]:
     """Slices of the frequencies, each as many as fit the working set."""
     batch, _, blocks, frequencies = spectrum.shape
     out, in_per_group = kernels.out_channels, kernels.in_per_group
-    numbers = 2 * out * in_per_group + 2 * batch * blocks * (in_per_group * kernels.groups + 2 * out)
+    numbers = 2 * out * in_per_group + 2 * batch * blocks * (in_per_group * kernels.groups + out)
     size = max(16, WORKING_SET // numbers)
     for start in range(0, frequencies, size):
         yield slice(start, min(start + size, frequencies))
 
 
-def _stacked(spectrum: Tensor, chunk: slice, groups: int) -> Tensor:
-    """A chunk of (batch, channels, blocks, frequencies) as real above imaginary parts.
-
-    Returns:
-        (frequencies * groups, 2 * batch * blocks, channels / groups).
-    """
-    values = torch.view_as_real(spectrum[..., chunk])
-    return rearrange(values, "b (g c) m f p -> (f g) (p b m) c", g=groups)
+def _like(spectrum: Tensor, channels: int) -> Tensor:
+    """Room for the spectra of other blocks; `spectrum` itself where it fits, since each chunk is read before it is written."""
+    if spectrum.shape[1] == channels:
+        return spectrum
+    return spectrum.new_empty(spectrum.shape[0], channels, *spectrum.shape[2:])
 
 
-def _turned(d: Tensor) -> Tensor:
-    """[dZr; dZi] -> [[dZr, -dZi], [dZi, dZr]]."""
-    real, imaginary = d.chunk(2, 1)
-    return torch.cat([d, torch.cat([-imaginary, real], 1)], 2)
+def _by_frequency(spectrum: Tensor, groups: int) -> Tensor:
+    """(batch, channels, blocks, frequencies) as (frequencies * groups, batch * blocks, channels / groups), copied."""
+    values = rearrange(spectrum, "b (g c) m f -> f g b m c", g=groups).contiguous().resolve_conj()
+    return values.flatten(2, 3).flatten(0, 1)
+
+
+def _put(values: Tensor, spectrum: Tensor, groups: int) -> None:
+    """The reverse of `_by_frequency`, into `spectrum`."""
+    spectrum.copy_(rearrange(values, "(f g) (b m) c -> b (g c) m f", g=groups, b=spectrum.shape[0]))
 
 
 def _products(a: Tensor, k: Tensor) -> Tensor:
-    """a @ k', batch by batch; for a single pair of channels without a matrix product."""
-    return a * k.mT if k.shape[-1] == 1 else torch.bmm(a, k.mT)
+    """a @ k, batch by batch; for a single pair of channels without a matrix product."""
+    return a * k if k.shape[-2:] == (1, 1) else torch.bmm(a, k)
 
 
 def _fake_like_x(x: Tensor, out_channels: int) -> Tensor:
@@ -260,12 +253,12 @@ def _fake_gradient(tensor: Tensor, needed: bool) -> Tensor:
 
 
 @kernel_conv.register_fake
-def _(x, kernel, before, groups, method):
+def _(x, kernel, bias, before, groups, method):
     return _fake_like_x(x, kernel.shape[0])
 
 
 @basis_conv.register_fake
-def _(x, basis, weight, before, groups, method):
+def _(x, basis, weight, bias, before, groups, method):
     return _fake_like_x(x, weight.shape[0])
 
 
@@ -285,12 +278,12 @@ class KernelConv(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x, kernel, before, groups, method):
-        return kernel_conv(x, kernel, before, groups, method)
+    def forward(x, kernel, bias, before, groups, method):
+        return kernel_conv(x, kernel, bias, before, groups, method)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        x, kernel, *ctx.options = inputs
+        x, kernel, _, *ctx.options = inputs
         ctx.save_for_backward(x, kernel)
 
     @staticmethod
@@ -304,12 +297,12 @@ class BasisConv(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x, basis, weight, before, groups, method):
-        return basis_conv(x, basis, weight, before, groups, method)
+    def forward(x, basis, weight, bias, before, groups, method):
+        return basis_conv(x, basis, weight, bias, before, groups, method)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        x, basis, weight, *ctx.options = inputs
+        x, basis, weight, _, *ctx.options = inputs
         ctx.save_for_backward(x, basis, weight)
 
     @staticmethod
@@ -318,8 +311,12 @@ class BasisConv(torch.autograd.Function):
 
 
 def _gradients(operator: Callable[..., tuple[Tensor, ...]], ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    """What a Function's backward returns: gradients of the saved tensors that need one, and none of the options."""
+    """What a Function's backward returns: gradients of the saved tensors and the bias that need one, and none of the options."""
     tensors, options = ctx.saved_tensors, ctx.options
-    needs = list(ctx.needs_input_grad[: len(tensors)])
-    gradients = operator(grad, *tensors, *options, needs)
-    return *[gradient if needed else None for gradient, needed in zip(gradients, needs, strict=True)], *[None] * len(options)
+    *needs, needs_bias = ctx.needs_input_grad[: len(tensors) + 1]
+    gradients: list[Tensor | None] = [None] * len(tensors)
+    if any(needs):
+        computed = operator(grad, *tensors, *options, needs)
+        gradients = [gradient if needed else None for gradient, needed in zip(computed, needs, strict=True)]
+    bias = grad.sum([0, *range(2, grad.ndim)]) if needs_bias else None
+    return *gradients, bias, *[None] * len(options)
