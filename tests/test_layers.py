@@ -105,7 +105,7 @@ def test_rotated_mask_turns_with_its_angle_and_is_not_cut_off():
     expected = torch.exp(-0.5 * ((positions[0] / 0.3) ** 2 + (positions[1] / 0.05) ** 2))  # a quarter turn swaps the axes
     torch.testing.assert_close(mask, expected, atol=1e-6, rtol=1e-4)
     layer.mask.angle.data.fill_(0.6)
-    ((a, b), (c, d)) = read_crops([layer])[0]
+    ((a, b), (c, d)) = read_crops([layer])[0].keep
     outside = layer.mask(positions)
     outside[a:b, c:d] = 0
     assert outside.max() <= 0.1 + 1e-6

@@ -31,10 +31,10 @@ def plot_kernels(model: nn.Module, path: Path, *, strongest: int = 4) -> bool:
     rows = -(-len(layers) // columns)
     figure = Figure(figsize=(3.4 * columns, 2.3 * rows), layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axis, (name, layer), keep in zip(axes, layers.items(), read_crops(list(layers.values())), strict=False):
-        assert keep is not None
+    for axis, (name, layer), crop in zip(axes, layers.items(), read_crops(list(layers.values())), strict=False):
+        assert crop is not None
         assert layer.kernel_size is not None
-        ((start, stop),), (size,) = keep, layer.kernel_size
+        ((start, stop),), (size,) = crop.keep, layer.kernel_size
         present = size - 1 if layer.causal else (size - 1) // 2
         kernels = layer.sample_kernel().flatten(0, 1).float().cpu()
         order = kernels.norm(dim=1).argsort(descending=True)[:strongest]

@@ -1,7 +1,9 @@
 """Convolution with kernels of any length."""
 
+import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +11,7 @@ from einops import rearrange
 from torch import Tensor
 
 from flexseq.errors import InputError, unknown_name
-from flexseq.functional.spectral_conv import BasisConv, KernelConv
+from flexseq.functional.spectral_conv import BasisConv, KernelConv, kept_basis_conv
 
 METHODS = ("auto", "direct", "fft", "overlap")
 
@@ -73,6 +75,7 @@ def basis_long_conv(
     groups: int = 1,
     method: str = "auto",
     last: int | None = None,
+    kept: dict[str, Any] | None = None,
 ) -> Tensor:
     """`long_conv` with kernels that are mixes of a few functions, which need not be formed.
 
@@ -81,6 +84,8 @@ def basis_long_conv(
         weight: (out_channels, in_channels / groups, H); the kernel is weight @ basis.
         x, bias, causal, groups, method: as in `long_conv`.
         last: compute only the last so many outputs of a causal convolution over one axis, from the samples that they see.
+        kept: a dict, empty at first, that goes with this basis and weight: what depends on them alone is left there and found again.
+            For calls without gradients.
 
     Returns:
         (batch, out_channels, *grid), or (batch, out_channels, last).
@@ -114,9 +119,17 @@ def basis_long_conv(
     if method == "auto" or x.shape[0] == 0:
         method = choose_method((*x.shape[:-1], outputs), (*weight.shape[:2], *basis.shape[1:]), groups, basis.shape[0])
     if method == "direct":
-        with torch.autocast(x.device.type, enabled=False):  # half precision may convolve with the kernel, but not make it
-            kernel = torch.tensordot(weight, basis, 1).to(x.dtype)
+        kept = {} if kept is None else kept
+        key = basis.shape, x.dtype
+        found, kernel = kept.get("kernel", (None, x))
+        if found != key:
+            with torch.autocast(x.device.type, enabled=False):  # half precision may convolve with the kernel, but not make it
+                kernel = torch.tensordot(weight, basis, 1).to(x.dtype)
+            kept["kernel"] = key, kernel
         return _direct(x, kernel, bias, before, groups, context=x.shape[-1] - outputs)
+    if kept is not None:
+        operator = functools.partial(kept_basis_conv, kept=kept)
+        return _through_ffts(operator, x, [basis, weight], bias, before, groups, method)[..., -outputs:]
     return _through_ffts(BasisConv.apply, x, [basis, weight], bias, before, groups, method)[..., -outputs:]
 
 

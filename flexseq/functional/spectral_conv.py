@@ -27,6 +27,9 @@ from flexseq.functional.blocks import Axis, choose_axes, cut, join, overlap_add,
 WORKING_SET = 2**20
 """Numbers that a chunk of frequencies may take: what stays in a processor's cache."""
 
+KEPT = 2**22
+"""Numbers that a layer's spectra may take to be kept between calls: 16 MB in float32."""
+
 
 @torch.library.custom_op("flexseq::kernel_conv", mutates_args=())
 def kernel_conv(x: Tensor, kernel: Tensor, bias: Tensor | None, before: list[int], groups: int, method: str) -> Tensor:
@@ -52,6 +55,27 @@ def basis_conv(x: Tensor, basis: Tensor, weight: Tensor, bias: Tensor | None, be
     """`kernel_conv` with the kernel `weight` (out_channels, in_channels / groups, H) @ `basis` (H, *taps), which is never formed."""
     axes = choose_axes(x.shape, (*weight.shape[:2], *basis.shape[1:]), tuple(before), groups, basis.shape[0], method)
     return _forward(x, _Mixes(basis, weight, axes, groups), bias, axes, groups)
+
+
+def kept_basis_conv(
+    x: Tensor, basis: Tensor, weight: Tensor, bias: Tensor | None, before: list[int], groups: int, method: str, kept: dict[str, Any]
+) -> Tensor:
+    """`basis_conv` without gradients, which finds the spectra of the last call in `kept`, or leaves them there.
+
+    Spectra of the out * in kernels are kept where they are small enough, else those of the basis alone.
+    """
+    kernel_shape = (*weight.shape[:2], *basis.shape[1:])
+    axes = choose_axes(x.shape, kernel_shape, tuple(before), groups, 0, method)
+    if math.prod(weight.shape[:2]) * math.prod([axis.points for axis in axes]) > KEPT:
+        axes = choose_axes(x.shape, kernel_shape, tuple(before), groups, basis.shape[0], method)
+    key = (axes, groups, basis.dtype)
+    found, mixes = kept.get("mixes", (None, None))
+    if found != key:
+        mixes = _Mixes(basis, weight, axes, groups)
+        if math.prod(weight.shape[:2]) * math.prod([axis.points for axis in axes]) <= KEPT:
+            mixes.make_all()
+        kept["mixes"] = key, mixes
+    return _forward(x, mixes, bias, axes, groups)
 
 
 @torch.library.custom_op("flexseq::kernel_conv_backward", mutates_args=())
@@ -114,10 +138,17 @@ class _Mixes:
         self.basis = rearrange(torch.view_as_real(spectrum), "h f p -> p f h").contiguous()
         self.weight = weight.flatten(0, 1)  # (out * in / groups, H)
         self.basis_slope: Tensor | None = None
-        self.weight_slope = torch.zeros_like(self.weight)
+        self.weight_slope: Tensor | None = None
+        self.all: Tensor | None = None
+
+    def make_all(self) -> None:
+        """Make the spectra of all kernels now, rather than when they are asked for."""
+        self.all = self.at(slice(None))
 
     def at(self, chunk: slice) -> Tensor:
         """conj(K) at some frequencies: (frequencies * groups, out / groups, in / groups)."""
+        if self.all is not None:
+            return self.all.unflatten(0, (-1, self.groups))[chunk].flatten(0, 1)
         real = torch.mm(self.basis[0, chunk], self.weight.T)
         imaginary = torch.mm(self.basis[1, chunk], -self.weight.T)
         return torch.complex(real, imaginary).view(-1, self.out_channels // self.groups, self.in_per_group)
@@ -126,15 +157,18 @@ class _Mixes:
         """Add up the gradient with respect to K at these frequencies, in the shape of `at`."""
         if self.basis_slope is None:
             self.basis_slope = torch.empty_like(self.basis)
+            self.weight_slope = torch.zeros_like(self.weight)
             self.share = _share(self.axes, self.basis)[:, None]  # Parseval: a sum over taps is one over frequencies
         parts = rearrange(torch.view_as_real(slope), "(f g) o i p -> p f (g o i)", g=self.groups).contiguous()
         self.basis_slope[:, chunk] = torch.matmul(parts, self.weight)
         weighted = self.basis[:, chunk] * self.share[chunk]
+        assert self.weight_slope is not None
         self.weight_slope.addmm_(parts.flatten(0, 1).T, weighted.flatten(0, 1))
 
     def gradients(self) -> tuple[Tensor, Tensor]:
         """(H, *taps) and (out, in / groups, H)."""
         assert self.basis_slope is not None  # there is at least one frequency
+        assert self.weight_slope is not None
         spectrum = torch.view_as_complex(rearrange(self.basis_slope, "p f h -> h f p").contiguous())
         return _taken(_inverse(spectrum, self.axes), self.axes, self.taps), self.weight_slope.view(self.shape)
 

@@ -15,8 +15,7 @@ from flexseq.models.causal_conv import CausalConv1d
 from flexseq.models.dropout import Dropout
 from flexseq.models.heads import SequenceHead, check_sequences
 from flexseq.nn import CKConv1d, FlexConv1d
-from flexseq.nn.continuous import read_crops
-from flexseq.positions import Keep
+from flexseq.nn.continuous import Crop, read_crops
 
 CONVS = ("flex", "ck", "conv")
 NORMS = ("batch", "layer", "group")
@@ -55,20 +54,20 @@ class ResidualBlock(nn.Module):
         self.dropout = Dropout(dropout)
         self.shortcut = nn.Identity() if in_channels == width else nn.Conv1d(in_channels, width, 1)
 
-    def forward(self, x: Tensor, keep1: Keep | None, keep2: Keep | None, *, last: int | None = None) -> Tensor:
+    def forward(self, x: Tensor, crop1: Crop | None, crop2: Crop | None, *, last: int | None = None) -> Tensor:
         """(batch, in_channels, length) -> (batch, width, length).
 
         Args:
-            keep1, keep2: as from `read_crops`, None for plain convolutions.
+            crop1, crop2: as from `read_crops`, None for plain convolutions.
             last: give only the last so many steps; for continuous convolutions.
         """
-        if keep1 is None or keep2 is None:
+        if crop1 is None or crop2 is None:
             h = self.dropout(torch.relu(self.norm1(self.conv1(x))))
             h = self.conv2(h)
         else:
-            h = self.conv1(x, keep1, last=None if last is None else last + _taps(keep2) - 1)
+            h = self.conv1(x, crop1, last=None if last is None else last + _taps(crop2) - 1)
             h = self.dropout(torch.relu(self.norm1(h)))
-            h = self.conv2(h, keep2, last=last)
+            h = self.conv2(h, crop2, last=last)
         h = self.dropout(torch.relu(self.norm2(h)))
         return torch.relu(h + self.shortcut(x[..., -h.shape[-1] :]))
 
@@ -79,9 +78,9 @@ def _sees_one_step(norm: nn.Module) -> bool:
     return fixed or isinstance(norm, StepNorm)
 
 
-def _taps(keep: Keep) -> int:
+def _taps(crop: Crop) -> int:
     """Taps that are kept of a kernel over one axis."""
-    ((start, stop),) = keep
+    ((start, stop),) = crop.keep
     return stop - start
 
 
@@ -186,25 +185,26 @@ class FlexTCN(nn.Module):
             InputError: another number of axes or channels.
         """
         check_sequences(self, x, self.in_channels)
-        keeps = read_crops([conv for block in self.blocks for conv in (block.conv1, block.conv2)], x.shape[2:])
-        pairs = list(zip(keeps[::2], keeps[1::2], strict=True))
-        for block, (keep1, keep2), last in zip(self.blocks, pairs, self._steps_to_give(pairs), strict=True):
-            x = block(x, keep1, keep2, last=last)
+        convs: list[Any] = [conv for block in self.blocks for conv in (block.conv1, block.conv2)]
+        crops = read_crops(convs, x.shape[2:])
+        pairs = list(zip(crops[::2], crops[1::2], strict=True))
+        for block, (crop1, crop2), last in zip(self.blocks, pairs, self._steps_to_give(pairs), strict=True):
+            x = block(x, crop1, crop2, last=last)
         return self.head(x)
 
-    def _steps_to_give(self, keeps: list[tuple[Keep | None, Keep | None]]) -> list[int | None]:
+    def _steps_to_give(self, crops: list[tuple[Crop | None, Crop | None]]) -> list[int | None]:
         """How many of its last steps each block has to give, None for all: in eval mode the last step's logits depend on no others."""
-        steps: list[int | None] = [None] * len(keeps)
+        steps: list[int | None] = [None] * len(crops)
         norms: list[Any] = [norm for block in self.blocks for norm in (block.norm1, block.norm2)]
         if self.training or self.head.mode != "last" or not all(map(_sees_one_step, norms)):
             return steps
         wanted = 1
-        for i in reversed(range(len(keeps))):
-            keep1, keep2 = keeps[i]
-            if keep1 is None or keep2 is None:
+        for i in reversed(range(len(crops))):
+            crop1, crop2 = crops[i]
+            if crop1 is None or crop2 is None:
                 break
             steps[i] = wanted
-            wanted += _taps(keep1) + _taps(keep2) - 2
+            wanted += _taps(crop1) + _taps(crop2) - 2
         return steps
 
 

@@ -4,7 +4,7 @@ import math
 import numbers
 import warnings
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,36 @@ from flexseq.positions import Keep, tap_positions
 
 CHECKPOINTED_FROM = 2048
 """Taps from which the basis is computed again in the backward pass: 30 tensors of 32 functions take 8 MB there."""
+
+
+class KeptKernel(NamedTuple):
+    """A kernel as eval mode keeps it between calls.
+
+    Args:
+        values: all that it was made from, as one vector.
+        kernel_size, keep: the layer's, and the taps.
+        basis, weight: the kernel as a mix of functions.
+        made: what convolutions have made of it; they leave it there.
+    """
+
+    values: Tensor
+    kernel_size: tuple[int, ...] | None
+    keep: Keep
+    basis: Tensor
+    weight: Tensor
+    made: dict[str, Any]
+
+
+class Crop(NamedTuple):
+    """The taps that a layer keeps, and what it knows of the kernel there.
+
+    Args:
+        keep: a (start, stop) for each axis.
+        kernel: in eval mode without gradients, what an earlier call left, if nothing has changed since.
+    """
+
+    keep: Keep
+    kernel: KeptKernel | None = None
 
 
 class ContinuousConv(nn.Module):
@@ -57,6 +87,7 @@ class ContinuousConv(nn.Module):
         method: str,
     ):
         super().__init__()
+        self._kept: KeptKernel | None = None
         name = type(self).__name__
         for argument, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
             if channels < 1 or groups < 1 or channels % groups:
@@ -74,13 +105,12 @@ class ContinuousConv(nn.Module):
         if self.kernel_size is not None:
             self._start()
 
-    def forward(self, x: Tensor, keep: Keep | None = None, *, last: int | None = None) -> Tensor:
-        """Convolve.
+    def forward(self, x: Tensor, crop: Crop | None = None, *, last: int | None = None) -> Tensor:
+        """Convolve. In eval mode without gradients the kernel is kept from call to call, until a parameter changes.
 
         Args:
             x: (batch, in_channels, *grid).
-            keep: the taps to use, a (start, stop) for each axis, as `read_crops` gives them for a whole network at
-                once; by default the layer reads its own mask.
+            crop: the taps to use, as `read_crops` gives them for a whole network at once; by default the layer reads its own mask.
             last: give only the last so many outputs of a causal layer over one axis; all by default.
 
         Returns:
@@ -98,10 +128,18 @@ class ContinuousConv(nn.Module):
             raise InputError(
                 f"{type(self).__name__} expected input of {self.kernel_network.readout.bias.dtype}, as its parameters, got {x.dtype}"
             )
-        if keep is None:
-            (keep,) = read_crops([self], x.shape[2:])
-        basis, weight = self._mix(keep)
-        return basis_long_conv(x, basis, weight, self.bias, causal=self.causal, groups=self.groups, method=self.method, last=last)
+        if crop is None:
+            (crop,) = read_crops([self], x.shape[2:])
+            assert crop is not None
+        kept = None
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            basis, weight = self._mix(crop.keep)
+        else:
+            kernel = crop.kernel or self._kernel_to_keep(crop.keep)
+            basis, weight, kept = kernel.basis, kernel.weight, kernel.made
+        return basis_long_conv(
+            x, basis, weight, self.bias, causal=self.causal, groups=self.groups, method=self.method, last=last, kept=kept
+        )
 
     def sample_kernel(self) -> Tensor:
         """The kernel as it is applied, masked and cropped: (out_channels, in_channels / groups, *taps).
@@ -109,24 +147,46 @@ class ContinuousConv(nn.Module):
         Raises:
             InputError: the kernel's size is not known yet.
         """
-        (keep,) = read_crops([self])
-        basis, weight = self._mix(keep)
+        (crop,) = read_crops([self])
+        assert crop is not None
+        basis, weight = self._mix(crop.keep)
         return torch.tensordot(weight, basis, 1).to(self.kernel_network.readout.bias.dtype)
 
-    def kernel_norm(self, keep: Keep | None = None) -> Tensor:
+    def kernel_norm(self, crop: Crop | None = None) -> Tensor:
         """||sampled kernel||_2, without sampling the kernel: ||W B||^2 = tr(W B B' W') for a basis B and a readout W. A scalar.
 
         Args:
-            keep: the taps, as in `forward`.
+            crop: the taps, as in `forward`.
         """
-        if keep is None:
-            (keep,) = read_crops([self])
+        if crop is None:
+            (crop,) = read_crops([self])
+            assert crop is not None
         with torch.autocast(self._device.type, enabled=False):
-            basis, weight = self._mix(keep)
+            basis, weight = self._mix(crop.keep)
             basis, weight = basis.flatten(1), weight.flatten(0, 1)
             square = ((weight @ (basis @ basis.T)) * weight).sum()
             tiny = torch.finfo(square.dtype).tiny  # the root's slope at 0 is infinite
             return square.clamp_min(tiny).sqrt()
+
+    def _kernel_to_keep(self, keep: Keep) -> KeptKernel:
+        values = self._kernel_values()  # before the kernel: should they change meanwhile, it will not be taken for the new ones'
+        self._kept = kept = KeptKernel(values, self.kernel_size, keep, *self._mix(keep), {})
+        return kept
+
+    def _kernel_values(self) -> Tensor:
+        """All that a sampled kernel depends on beside the taps, copied into one vector."""
+        modules = [self.kernel_network] if self.mask is None else [self.kernel_network, self.mask]
+        values = [value for module in modules for value in (*module.parameters(), *module.buffers())]
+        return torch.cat([value.detach().flatten() for value in values])
+
+    def _unchanged(self, kept: KeptKernel) -> Tensor | None:
+        """Whether a kept kernel is still the layer's, as a tensor on its device; None where there is nothing to compare."""
+        if kept.kernel_size != self.kernel_size:
+            return None
+        values = self._kernel_values()
+        if (values.shape, values.dtype, values.device) != (kept.values.shape, kept.values.dtype, kept.values.device):
+            return None
+        return (values == kept.values).all()
 
     def _mix(self, keep: Keep) -> tuple[Tensor, Tensor]:
         """The kernel as a mix of functions, at least in float32.
@@ -182,9 +242,9 @@ class ContinuousConv(nn.Module):
         if self.variance_preserving:
             self._preserve_variance()
         assert self.kernel_size is not None
-        (keep,) = read_crops([self])
-        assert keep is not None
-        if max(self.kernel_size) > 1 and all(stop - start == 1 for start, stop in keep):
+        (crop,) = read_crops([self])
+        assert crop is not None
+        if max(self.kernel_size) > 1 and all(stop - start == 1 for start, stop in crop.keep):
             warnings.warn(
                 f"{type(self).__name__} with a kernel of {'x'.join(map(str, self.kernel_size))} taps starts with a single one: "
                 f"its mask is too narrow to learn. Give a mask_sigma above {self._sigma_for_neighbours():.2g}",
@@ -205,6 +265,13 @@ class ContinuousConv(nn.Module):
         assert self.kernel_size is not None
         return 2 / (max(self.kernel_size) - 1) / math.sqrt(-2 * math.log(self.mask.threshold))
 
+    def train(self, mode: bool = True) -> "ContinuousConv":
+        self._kept = None
+        return super().train(mode)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": None}  # copies and files do without
+
     # The kernel's size is part of the state: without it, weights of a layer that took it from its first input mean nothing.
     def get_extra_state(self) -> Tensor:
         return torch.tensor(self.kernel_size or (0,) * self.ndim)
@@ -222,36 +289,47 @@ class ContinuousConv(nn.Module):
         return ", ".join(parts)
 
 
-@torch.compiler.disable
-def read_crops(layers: Sequence[nn.Module], grid: Sequence[int] | None = None) -> list[Keep | None]:
-    """The taps that each layer keeps, all masks read from the device at once.
+def read_crops(layers: Sequence[nn.Module], grid: Sequence[int] | None = None) -> list[Crop | None]:
+    """The taps that each layer keeps, all that the host must know of them read from the device at once.
 
     Args:
         layers: any modules; those that are no continuous convolutions get None.
         grid: the size of the input, for layers that have no kernel size yet.
 
     Returns:
-        For each layer its (start, stop) on each axis, to be given to its `forward`.
+        For each layer its crop, to be given to its `forward`.
     """
+    return _read_crops(layers, grid, not torch.is_grad_enabled() and not torch.compiler.is_compiling())
+
+
+@torch.compiler.disable
+def _read_crops(layers: Sequence[nn.Module], grid: Sequence[int] | None, kept: bool) -> list[Crop | None]:
     continuous = [layer for layer in layers if isinstance(layer, ContinuousConv)]
     if grid is not None:
         for unsized in continuous:
             if unsized.kernel_size is None:
                 unsized._take_kernel_size(grid)
-    vectors = {layer.mask: layer.mask.parameters_in_a_row().detach() for layer in continuous if layer.mask is not None}
-    rows: dict[GaussianMask, list[float]] = {}
+    vectors: dict[Any, Tensor] = {}
+    entries: dict[ContinuousConv, KeptKernel] = {}
+    for layer in continuous:
+        if layer.mask is not None:
+            vectors[layer.mask] = layer.mask.parameters_in_a_row().detach()
+        entry = layer._kept if kept and not layer.training else None
+        if entry is not None and (unchanged := layer._unchanged(entry)) is not None:
+            vectors[layer], entries[layer] = unchanged[None], entry
+    rows: dict[Any, list[float]] = {}
     if vectors:
         values = torch.cat(list(vectors.values())).tolist()  # the one read from the device
-        for mask, vector in vectors.items():
-            rows[mask], values = values[: len(vector)], values[len(vector) :]
-    keeps: list[Keep | None] = []
-    for layer in layers:
-        if not isinstance(layer, ContinuousConv):
-            keeps.append(None)
-        elif layer.kernel_size is None:
+        for key, vector in vectors.items():
+            rows[key], values = values[: len(vector)], values[len(vector) :]
+    crops: dict[nn.Module, Crop] = {}
+    for layer in continuous:
+        if layer.kernel_size is None:
             raise InputError(f"{type(layer).__name__} has no kernel size yet: give kernel_size, or an input first")
-        elif layer.mask is None:
-            keeps.append([(0, size) for size in layer.kernel_size])
+        if layer.mask is None:
+            keep = [(0, size) for size in layer.kernel_size]
         else:
-            keeps.append(layer.mask.kept_taps(layer.kernel_size, rows[layer.mask], causal=layer.causal))
-    return keeps
+            keep = layer.mask.kept_taps(layer.kernel_size, rows[layer.mask], causal=layer.causal)
+        entry = entries.get(layer)
+        crops[layer] = Crop(keep, entry if entry is not None and rows[layer] == [1.0] and entry.keep == keep else None)
+    return [crops.get(layer) for layer in layers]

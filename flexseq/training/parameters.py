@@ -42,8 +42,8 @@ def kernel_penalty(model: nn.Module) -> Tensor:
     """
     total = next(model.parameters()).new_zeros(())
     layers = [module for module in model.modules() if isinstance(module, ContinuousConv)]
-    for layer, keep in zip(layers, read_crops(layers), strict=True):  # all masks in one read from the device
-        total = total + layer.kernel_norm(keep)
+    for layer, crop in zip(layers, read_crops(layers), strict=True):  # all masks in one read from the device
+        total = total + layer.kernel_norm(crop)
         if layer.bias is not None:
             total = total + torch.linalg.vector_norm(layer.bias)
     return total
