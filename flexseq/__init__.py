@@ -2,7 +2,7 @@
 
 from flexseq import compat, functional, kernels, models, nn
 from flexseq.errors import InputError
-from flexseq.models import CKCNN, CKTCN, TCN, FlexTCN
+from flexseq.models import CKCNN, CKTCN, TCN, FlexNet, FlexTCN
 from flexseq.nn import CKConv1d, CKConv2d, CKConv3d, FlexConv1d, FlexConv2d, FlexConv3d
 from flexseq.saving import load, save
 from flexseq.training.parameters import param_groups
@@ -19,6 +19,7 @@ __all__ = [
     "FlexConv1d",
     "FlexConv2d",
     "FlexConv3d",
+    "FlexNet",
     "FlexTCN",
     "InputError",
     "compat",

@@ -11,10 +11,12 @@ from flexseq.nn.continuous import ContinuousConv
 
 # Of the original's names, as regular expressions, the ones here. The longest path is a network's, the shortest a kernel network's.
 RENAMED = (
-    (r"^backbone\.(\d+)\.cconv([12])\.", r"blocks.\1.conv\2."),
-    (r"^backbone\.(\d+)\.", r"blocks.\1."),
+    (r"^backbone\.", r"blocks."),
+    (r"^cconv1\.", r"conv."),
+    (r"^norm1\.", r"norm."),
+    (r"\.cconv([12])\.", r".conv\1."),
     (r"\.shortcut\.0\.", r".shortcut."),
-    (r"^finallyr\.", r"head."),
+    (r"^(finallyr|out_layer)\.", r"head."),
     (r"(^|\.)Kernel\.", r"\1kernel_network."),
     (r"(^|\.)output_linear\.", r"\1readout."),
     (r"(^|\.)linear\.(\d+)\.", r"\1linears.\2."),
@@ -24,7 +26,7 @@ CONSTANTS = ("temperature", "mask_threshold", "omega_0")
 
 
 def load_flexconv(model: nn.Module, state_dict: Mapping[str, Tensor]) -> nn.Module:
-    """Copy weights of the original FlexConv code into a kernel network, a layer or a FlexTCN.
+    """Copy weights of the original FlexConv code into a kernel network, a layer, a FlexTCN or a FlexNet.
 
     Masks, kernel sizes and batch statistics come along. The model must have been built with the same arguments.
 

@@ -50,9 +50,19 @@ def test_flextcn_gives_the_originals_logits(method):
     assert relative(model(case.arrays["x"]), case.arrays["logits"]) < 1e-5
 
 
-def test_golden_logits_are_not_the_bias_alone():
-    """The case above would say nothing if no feature reached the classifier."""
-    case = Golden("FlexTCN")
+@pytest.mark.parametrize("method", ["direct", "fft"])
+def test_flexnet_gives_the_originals_logits(method):
+    case = Golden("FlexNet")
+    factors = [1.0, 1.5, 1.5]
+    model = fs.FlexNet(depth=3, width=case.config["width"], width_factors=factors, image_size=16, method=method).eval()
+    fs.compat.load_flexconv(model, case.state)
+    assert relative(model(case.arrays["x"]), case.arrays["logits"]) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["FlexTCN", "FlexNet"])
+def test_golden_logits_are_not_the_bias_alone(name):
+    """The cases above would say nothing if no feature reached the classifier."""
+    case = Golden(name)
     assert (case.arrays["logits"].std(0) > 0).all()
 
 

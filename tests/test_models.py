@@ -25,6 +25,7 @@ def count(model):
         (lambda: fs.FlexTCN(3, depth=6), 375_364),
         (lambda: fs.CKCNN(), 98_286),
         (lambda: fs.CKCNN(3), 100_386),
+        (lambda: fs.FlexNet(), 671_650),
     ],
 )
 def test_parameter_counts_are_the_papers(model, parameters):

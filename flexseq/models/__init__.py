@@ -1,6 +1,7 @@
 """Networks, and the baselines that they are compared with."""
 
+from flexseq.models.flexnet import FlexNet
 from flexseq.models.flextcn import CKCNN, CKTCN, FlexTCN
 from flexseq.models.tcn import TCN
 
-__all__ = ["CKCNN", "CKTCN", "TCN", "FlexTCN"]
+__all__ = ["CKCNN", "CKTCN", "TCN", "FlexNet", "FlexTCN"]

@@ -1,0 +1,154 @@
+"""FlexNet: a residual network of continuous convolutions, for images."""
+
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flexseq.arguments import records_arguments
+from flexseq.errors import InputError, unknown_name
+from flexseq.kernels import KernelFactory
+from flexseq.models.dropout import Dropout
+from flexseq.nn import CKConv2d, FlexConv2d
+from flexseq.nn.continuous import Crop, read_crops
+
+CONVS = ("flex", "ck", "conv")
+
+
+class ImageBlock(nn.Module):
+    """[conv, norm, ReLU, dropout, conv, norm], plus the input (through a 1x1 convolution where the width changes), then ReLU.
+
+    Args:
+        in_channels, width: channels before and after.
+        make_conv: (in_channels, out_channels) -> a convolution that keeps the image's size.
+        dropout: probability, in [0, 1).
+    """
+
+    def __init__(self, in_channels: int, width: int, make_conv: Callable[[int, int], nn.Module], dropout: float):
+        super().__init__()
+        self.conv1 = make_conv(in_channels, width)
+        self.norm1 = nn.BatchNorm2d(width)
+        self.conv2 = make_conv(width, width)
+        self.norm2 = nn.BatchNorm2d(width)
+        self.dropout = Dropout(dropout)
+        self.shortcut = nn.Identity() if in_channels == width else nn.Conv2d(in_channels, width, 1)
+
+    def forward(self, x: Tensor, crop1: Crop | None, crop2: Crop | None) -> Tensor:
+        """(batch, in_channels, height, width) -> (batch, width, height, width); crops as from `read_crops`."""
+        h = self.dropout(torch.relu(self.norm1(_convolve(self.conv1, x, crop1))))
+        h = self.norm2(_convolve(self.conv2, h, crop2))
+        return torch.relu(h + self.shortcut(x))
+
+
+@records_arguments
+class FlexNet(nn.Module):
+    """A stem, residual blocks of continuous convolutions without pooling or strides, global average pooling, a linear classifier.
+
+    Args:
+        in_channels: channels of the images.
+        num_classes: logits.
+        depth: blocks of two convolutions each.
+        width: channels of the stem; a block has int(width * factor).
+        conv: "flex" (FlexConv2d), "ck" (CKConv2d), or "conv" (plain, with `kernel_size`).
+        kernel: the kernel network: "magnet" | "gabor" | "fourier" | "siren" | "mlp", or a factory such as partial(MAGNet, steerable=True).
+        image_size: pixels along an edge of the images to train on.
+        kernel_size: taps along an edge of each kernel, before cropping; by default the images', plus one where that is even.
+        width_factors: of each block; by default 1 for the first two of seven blocks, 2 for the last two, 1.5 between, and so in proportion.
+        mask_sigma: where the masks of "flex" start, in units of position.
+        dropout: probability, in [0, 1).
+        method: how to convolve; see `flexseq.functional.long_conv`.
+
+    Raises:
+        InputError: arguments out of range.
+
+    Source:
+        FlexConv, Sec. 4.3. FlexNet-7 ("FlexNet-16" counts layers) at 3 -> 10 has 671,650 parameters. ImageNet-k: depth 5, width 22.
+
+    Example:
+        >>> model = FlexNet(in_channels=3, num_classes=10, depth=1, image_size=16)
+        >>> model(torch.randn(2, 3, 16, 16)).shape
+        torch.Size([2, 10])
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        num_classes: int = 10,
+        depth: int = 7,
+        width: int = 24,
+        *,
+        conv: str = "flex",
+        kernel: str | KernelFactory = "magnet",
+        image_size: int = 32,
+        kernel_size: int | None = None,
+        width_factors: Sequence[float] | None = None,
+        mask_sigma: float = 0.075,
+        dropout: float = 0.2,
+        method: str = "auto",
+    ):
+        super().__init__()
+        sizes = {"in_channels": in_channels, "num_classes": num_classes, "depth": depth, "width": width, "image_size": image_size}
+        for argument, number in sizes.items():
+            if not isinstance(number, int) or number < 1:
+                raise InputError(f"FlexNet expected {argument} to be an integer of at least 1, got {number}")
+        if not 0 <= dropout < 1:
+            raise InputError(f"FlexNet expected dropout in [0, 1), got {dropout}")
+        if conv not in CONVS:
+            raise unknown_name("conv", conv, CONVS)
+        if conv == "conv" and kernel_size is None:
+            raise InputError("FlexNet expected a kernel_size of at least 1 with conv='conv', got None")
+        factors = default_factors(depth) if width_factors is None else list(width_factors)
+        if len(factors) != depth or min(factors) * width < 1:
+            raise InputError(f"FlexNet expected width_factors for {depth} blocks, each giving at least one channel, got {factors}")
+        if kernel_size is None:
+            kernel_size = image_size + 1 - image_size % 2
+        continuous: dict[str, Any] = {"kernel_size": kernel_size, "kernel": kernel, "method": method}
+        makers: dict[str, Callable[[int, int], nn.Module]] = {
+            "flex": functools.partial(FlexConv2d, mask_sigma=mask_sigma, **continuous),
+            "ck": functools.partial(CKConv2d, **continuous),
+            "conv": functools.partial(nn.Conv2d, kernel_size=kernel_size, padding="same"),
+        }
+        make_conv = makers[conv]
+        self.in_channels = in_channels
+        self.conv = make_conv(in_channels, width)
+        self.norm = nn.BatchNorm2d(width)
+        widths = [width, *[int(width * factor) for factor in factors]]
+        self.blocks = nn.ModuleList(ImageBlock(a, b, make_conv, dropout) for a, b in itertools.pairwise(widths))
+        self.head = nn.Linear(widths[-1], num_classes)
+        nn.init.kaiming_normal_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of images.
+
+        Args:
+            x: (batch, in_channels, height, width); a larger image is more signal, its pixels as close as before.
+
+        Returns:
+            (batch, num_classes).
+
+        Raises:
+            InputError: another number of axes or channels.
+        """
+        if x.ndim != 4 or x.shape[1] != self.in_channels or 0 in x.shape[2:]:
+            raise InputError(f"FlexNet expected images of shape (batch, {self.in_channels}, height, width), got shape {tuple(x.shape)}")
+        convs: list[Any] = [self.conv, *[conv for block in self.blocks for conv in (block.conv1, block.conv2)]]
+        crops = read_crops(convs, x.shape[2:])
+        x = torch.relu(self.norm(_convolve(self.conv, x, crops[0])))
+        for block, crop1, crop2 in zip(self.blocks, crops[1::2], crops[2::2], strict=True):
+            x = block(x, crop1, crop2)
+        return self.head(x.mean((2, 3)))
+
+
+def default_factors(depth: int) -> list[float]:
+    """The papers' widths, relative to the stem's: 1, 1, 1.5, 1.5, 1.5, 2, 2 for 7 blocks, 1, 1.5, 1.5, 2, 2 for 5."""
+    first = max(1, depth * 2 // 7)
+    last = min(-(-depth * 2 // 7), depth - first)
+    return [1.0] * first + [1.5] * (depth - first - last) + [2.0] * last
+
+
+def _convolve(conv: nn.Module, x: Tensor, crop: Crop | None) -> Tensor:
+    return conv(x) if crop is None else conv(x, crop)
