@@ -2,7 +2,7 @@
 
 Every forward pass evaluates the kernel network and makes every kernel; long causal kernels are transformed one by one, padded to the
 signal's length, at whatever FFT length results, and contracted with a complex einsum; short ones, and all images, go through torch's direct
-convolution. Same parameters, same numbers: `PlainConv` wraps a flexseq layer, `PlainNetwork` a FlexTCN.
+convolution. Same parameters, same numbers: `PlainConv` wraps a flexseq layer, `plain_network` a network.
 """
 
 import copy
@@ -59,18 +59,13 @@ def causal_fft_conv(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
     return torch.fft.irfft(spectrum, n=x.shape[-1])[..., :length] + bias[:, None]
 
 
-class PlainNetwork(nn.Module):
-    """A FlexTCN's blocks with plain convolutions in the place of its own; the parameters are copies."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = copy.deepcopy(model)
-        for block in self.model.blocks:
-            block.conv1, block.conv2 = PlainConv(block.conv1), PlainConv(block.conv2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        for block in self.model.blocks:
-            h = block.dropout(torch.relu(block.norm1(block.conv1(x))))
-            h = block.dropout(torch.relu(block.norm2(block.conv2(h))))
-            x = torch.relu(h + block.shortcut(x))
-        return self.model.head(x)
+def plain_network(model: nn.Module) -> nn.Module:
+    """A copy of a network with plain convolutions, and torch's dropout, in the place of its own."""
+    model = copy.deepcopy(model)
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, ContinuousConv):
+                setattr(module, name, PlainConv(child))
+            elif isinstance(child, nn.Dropout):
+                setattr(module, name, nn.Dropout(child.p).train(child.training))
+    return model

@@ -10,7 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flexseq.functional.costs import transforms_cost
 from flexseq.functional.fft_length import fft_length
+
+BLOCKS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 256)
+"""Into how many blocks a signal may be cut."""
 
 
 class Axis(NamedTuple):
@@ -106,7 +110,7 @@ def overlap_add(pieces: Tensor, axes: tuple[Axis, ...]) -> Tensor:
 
 @lru_cache(maxsize=4096)
 def choose_axes(
-    x_shape: tuple[int, ...], kernel_shape: tuple[int, ...], before: tuple[int, ...], groups: int, functions: int | None, method: str
+    x_shape: tuple[int, ...], kernel_shape: tuple[int, ...], before: tuple[int, ...], functions: int | None, method: str
 ) -> tuple[Axis, ...]:
     """The cheapest way to cut a signal, by an estimate from shapes alone.
 
@@ -114,7 +118,6 @@ def choose_axes(
         x_shape: (batch, in_channels, *grid).
         kernel_shape: (out_channels, in_channels / groups, *taps).
         before: taps before the present one, for each axis.
-        groups: of channels.
         functions: how many the kernels are mixes of; None where they are given as they are.
         method: "fft" for one block, "overlap" for more where the kernel leaves room, "auto" for the cheaper.
     """
@@ -122,34 +125,21 @@ def choose_axes(
     for size, taps, first in zip(x_shape[2:], kernel_shape[2:], before, strict=True):
         whole = Axis(size, taps, first, fft_length(size + max(first, taps - 1 - first)), size, 1)
         several = []
-        for lengths in (2, 2.5, 3, 4, 5, 6, 8, 12, 16, 24, 32):  # at least 2: then only neighbouring blocks overlap
-            points = fft_length(max(math.ceil(lengths * taps), 16))
+        for count in BLOCKS:
+            # At least two kernels long: then only neighbouring blocks overlap.
+            points = fft_length(max(-(-size // count) + taps - 1, 2 * taps, 16))
             hop = points - taps + 1
             if hop < size:
                 several.append(Axis(size, taps, first, points, hop, -(-size // hop)))
         choices.append({"fft": [whole], "overlap": several or [whole], "auto": [whole, *several]}[method])
-    return min(itertools.product(*choices), key=lambda axes: spectral_cost(x_shape, kernel_shape, axes, groups, functions))
+    return min(itertools.product(*choices), key=lambda axes: spectral_cost(x_shape, kernel_shape, axes, functions))
 
 
-def spectral_cost(
-    x_shape: tuple[int, ...], kernel_shape: tuple[int, ...], axes: tuple[Axis, ...], groups: int, functions: int | None
-) -> float:
-    """Estimated cost of a convolution cut in this way, in multiplications of a direct one.
-
-    The weights are estimates set by hand: a transform of n points costs 4 n log2(n), a complex multiplication between channels at one
-    frequency 4, mixing one function into one kernel's real and imaginary part there 2, moving a number from one layout to another 8.
-    """
-    batch, in_channels = x_shape[:2]
-    out_channels, in_per_group = kernel_shape[:2]
-    blocks = batch * math.prod(axis.blocks for axis in axes)
-    points = math.prod(axis.points for axis in axes)
-    kernels = out_channels * in_per_group
-    transform = 4 * points * math.log2(points)
-    numbers = blocks * (in_channels + out_channels) * points
-    cost = blocks * (in_channels + out_channels) * transform + blocks * kernels * points / 2 * 4 + 8 * numbers
-    if functions is None:
-        return cost + kernels * (transform + 8 * points)
-    return cost + functions * transform + kernels * functions * points
+def spectral_cost(x_shape: tuple[int, ...], kernel_shape: tuple[int, ...], axes: tuple[Axis, ...], functions: int | None) -> float:
+    """Estimated time of a training step of a convolution cut in this way, in picoseconds; see `flexseq.functional.costs`."""
+    points = math.prod([axis.points for axis in axes])
+    blocks = math.prod([axis.blocks for axis in axes])
+    return transforms_cost(x_shape, kernel_shape, blocks, points, math.log2(points), functions)
 
 
 def _padded(x: Tensor, dim: int, front: int, back: int) -> Tensor:

@@ -1,7 +1,6 @@
 """Convolution with kernels of any length."""
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from einops import rearrange
 from torch import Tensor
 
 from flexseq.errors import InputError, unknown_name
+from flexseq.functional.costs import OPERATOR, direct_cost, transforms_cost
 from flexseq.functional.spectral_conv import BasisConv, KernelConv, kept_basis_conv
 
 METHODS = ("auto", "direct", "fft", "overlap")
@@ -59,7 +59,7 @@ def long_conv(
     _check(x, weight.shape, bias, groups, method)
     (weight,), before = _reachable([weight], x, causal)
     if method == "auto" or x.shape[0] == 0:
-        method = choose_method(x.shape, weight.shape, groups, None)
+        method = choose_method(x.shape, weight.shape, before, None)
     if method == "direct":
         return _direct(x, weight, bias, before, groups)
     return _through_ffts(KernelConv.apply, x, [weight], bias, before, groups, method)
@@ -117,7 +117,7 @@ def basis_long_conv(
         if outputs == 1:
             return _single_output(x, basis, weight, bias, groups)
     if method == "auto" or x.shape[0] == 0:
-        method = choose_method((*x.shape[:-1], outputs), (*weight.shape[:2], *basis.shape[1:]), groups, basis.shape[0])
+        method = choose_method((*x.shape[:-1], outputs), (*weight.shape[:2], *basis.shape[1:]), before, basis.shape[0])
     if method == "direct":
         kept = {} if kept is None else kept
         key = basis.shape, x.dtype
@@ -133,28 +133,28 @@ def basis_long_conv(
     return _through_ffts(BasisConv.apply, x, [basis, weight], bias, before, groups, method)[..., -outputs:]
 
 
-def choose_method(x_shape: Sequence[int], weight_shape: Sequence[int], groups: int, functions: int | None) -> str:
+def choose_method(x_shape: Sequence[int], kernel_shape: Sequence[int], before: Sequence[int], functions: int | None) -> str:
     """The method that "auto" takes for these shapes: "direct", or "auto" among the two through FFTs.
 
-    Compares estimates of time, in multiplications of a direct convolution, their weights set by hand against timings of some sixty shapes
-    on 2 CPU cores. An empty batch is done directly: FFTs refuse it.
+    By the estimates of `flexseq.functional.costs`, as if blocks of four kernels cost as much as one of the whole signal for what goes with
+    the signal. An empty batch is done directly: FFTs refuse it.
 
     Args:
         x_shape: (batch, in_channels, *grid).
-        weight_shape: (out_channels, in_channels / groups, *taps).
-        groups: of channels.
+        kernel_shape: (out_channels, in_channels / groups, *taps).
+        before: taps before the present one, for each axis.
         functions: how many the kernels are mixes of; None where they are given as they are.
     """
-    batch, in_channels, *grid = x_shape
-    out_channels, in_per_group, *taps = weight_shape
-    direct = batch * out_channels * in_per_group * math.prod(grid) * math.prod(taps)
-    points = math.prod([size + extent - 1 for size, extent in zip(grid, taps, strict=True)])
-    transforms = batch * in_channels + batch * out_channels + (out_channels * in_per_group if functions is None else functions)
-    contraction = 4 * batch * out_channels * in_per_group * points
-    mixing = 0 if functions is None else out_channels * in_per_group * functions * points
-    overhead = 5_000_000  # some 1 ms: an operator in Python
-    through_fft = contraction + mixing + 12 * transforms * points * _log2(points) + overhead
-    return "direct" if direct <= through_fft else "auto"
+    _, _, *grid = x_shape
+    _, _, *taps = kernel_shape
+    signal, block = 1, 1
+    for size, extent, first in zip(grid, taps, before, strict=True):
+        reach = size + max(first, extent - 1 - first)
+        signal *= reach
+        block *= min(reach, 4 * extent)
+    through_signal = transforms_cost(x_shape, kernel_shape, 1, signal, _log2(block), 0)
+    kernels = transforms_cost((0, *x_shape[1:]), kernel_shape, 1, block, _log2(block), functions) - OPERATOR
+    return "direct" if direct_cost(x_shape, kernel_shape, functions) <= through_signal + kernels else "auto"
 
 
 def _log2(n: int) -> int:
@@ -180,11 +180,12 @@ def _reachable(kernels: list[Tensor], x: Tensor, causal: bool) -> tuple[list[Ten
 
 def _direct(x: Tensor, weight: Tensor, bias: Tensor | None, before: list[int], groups: int, *, context: int = 0) -> Tensor:
     """torch's convolution; the first `context` samples of the last axis stand where zeros would."""
-    padding = []
-    for first, taps in zip(reversed(before), reversed(weight.shape[2:]), strict=True):
-        padding += [first, taps - 1 - first]
-    padding[0] -= context
     conv = (F.conv1d, F.conv2d, F.conv3d)[x.ndim - 3]
+    after = [taps - 1 - first for taps, first in zip(weight.shape[2:], before, strict=True)]
+    if after == before and not context:
+        return conv(x, weight, bias, padding=after, groups=groups)  # without a padded copy
+    padding = [amount for pair in zip(reversed(before), reversed(after), strict=True) for amount in pair]
+    padding[0] -= context
     return conv(F.pad(x, padding), weight, bias, groups=groups)
 
 

@@ -46,14 +46,14 @@ def kernel_conv(x: Tensor, kernel: Tensor, bias: Tensor | None, before: list[int
     Returns:
         (batch, out_channels, *grid).
     """
-    axes = choose_axes(x.shape, kernel.shape, tuple(before), groups, None, method)
+    axes = choose_axes(x.shape, kernel.shape, tuple(before), None, method)
     return _forward(x, _Kernels(kernel, axes, groups), bias, axes, groups)
 
 
 @torch.library.custom_op("flexseq::basis_conv", mutates_args=())
 def basis_conv(x: Tensor, basis: Tensor, weight: Tensor, bias: Tensor | None, before: list[int], groups: int, method: str) -> Tensor:
     """`kernel_conv` with the kernel `weight` (out_channels, in_channels / groups, H) @ `basis` (H, *taps), which is never formed."""
-    axes = choose_axes(x.shape, (*weight.shape[:2], *basis.shape[1:]), tuple(before), groups, basis.shape[0], method)
+    axes = choose_axes(x.shape, (*weight.shape[:2], *basis.shape[1:]), tuple(before), basis.shape[0], method)
     return _forward(x, _Mixes(basis, weight, axes, groups), bias, axes, groups)
 
 
@@ -64,10 +64,7 @@ def kept_basis_conv(
 
     Spectra of the out * in kernels are kept where they are small enough, else those of the basis alone.
     """
-    kernel_shape = (*weight.shape[:2], *basis.shape[1:])
-    axes = choose_axes(x.shape, kernel_shape, tuple(before), groups, 0, method)
-    if math.prod(weight.shape[:2]) * math.prod([axis.points for axis in axes]) > KEPT:
-        axes = choose_axes(x.shape, kernel_shape, tuple(before), groups, basis.shape[0], method)
+    axes = choose_axes(x.shape, (*weight.shape[:2], *basis.shape[1:]), tuple(before), basis.shape[0], method)
     key = (axes, groups, basis.dtype)
     found, mixes = kept.get("mixes", (None, None))
     if found != key:
@@ -83,7 +80,7 @@ def kernel_conv_backward(
     grad: Tensor, x: Tensor, kernel: Tensor, before: list[int], groups: int, method: str, needs: list[bool]
 ) -> tuple[Tensor, Tensor]:
     """Gradients of `kernel_conv` with respect to x and kernel; an empty tensor for one that is not needed."""
-    axes = choose_axes(x.shape, kernel.shape, tuple(before), groups, None, method)
+    axes = choose_axes(x.shape, kernel.shape, tuple(before), None, method)
     kernels = _Kernels(kernel, axes, groups)
     grad_x = _backward(grad, x, kernels, axes, groups, needs_x=needs[0], needs_kernel=needs[1])
     return grad_x, kernels.gradient() if needs[1] else kernel.new_empty(0)
@@ -94,7 +91,7 @@ def basis_conv_backward(
     grad: Tensor, x: Tensor, basis: Tensor, weight: Tensor, before: list[int], groups: int, method: str, needs: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `basis_conv` with respect to x, basis and weight; empty tensors for those that are not needed."""
-    axes = choose_axes(x.shape, (*weight.shape[:2], *basis.shape[1:]), tuple(before), groups, basis.shape[0], method)
+    axes = choose_axes(x.shape, (*weight.shape[:2], *basis.shape[1:]), tuple(before), basis.shape[0], method)
     mixes = _Mixes(basis, weight, axes, groups)
     needs_kernel = needs[1] or needs[2]
     grad_x = _backward(grad, x, mixes, axes, groups, needs_x=needs[0], needs_kernel=needs_kernel)
@@ -264,8 +261,9 @@ def _like(spectrum: Tensor, channels: int) -> Tensor:
 
 def _by_frequency(spectrum: Tensor, groups: int) -> Tensor:
     """(batch, channels, blocks, frequencies) as (frequencies * groups, batch * blocks, channels / groups), copied."""
-    values = rearrange(spectrum, "b (g c) m f -> f g b m c", g=groups).contiguous().resolve_conj()
-    return values.flatten(2, 3).flatten(0, 1)
+    values = rearrange(spectrum, "b (g c) m f -> f g b m c", g=groups)
+    copied = torch.empty(values.shape, dtype=values.dtype, device=values.device).copy_(values)  # conjugates on the way
+    return copied.flatten(2, 3).flatten(0, 1)
 
 
 def _put(values: Tensor, spectrum: Tensor, groups: int) -> None:
