@@ -196,8 +196,8 @@ def convolution_floor(x_shape: tuple[int, ...], layer: fs.FlexConv1d | fs.FlexCo
     """Bytes that must move and operations that must be done, by the cheaper of the direct way and transforms.
 
     Bytes: a training step reads x and writes y, reads the gradient of y and x again, and writes the gradient of x. Operations of
-    transforms: 2.5 n log2 n for a real one of n points, 8 for a complex product, 4 for one function's share in one kernel at one frequency; three times
-    as many in a training step.
+    transforms: 2.5 n log2 n for a real one of n points, 8 for a complex product, 4 for one function's share in one kernel at one
+    frequency; three times as many in a training step.
     """
     batch, in_channels, *grid = x_shape
     out_channels, kernels = layer.out_channels, layer.in_channels * layer.out_channels

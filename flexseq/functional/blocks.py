@@ -55,15 +55,13 @@ def cut(x: Tensor, axes: tuple[Axis, ...]) -> Tensor:
     return x
 
 
-def join(z: Tensor, bias: Tensor | None, axes: tuple[Axis, ...]) -> Tensor:
-    """(batch, channels, *blocks, *points) -> (batch, channels, *grid): each block's outputs, one after the other, plus a bias."""
-    y = z.new_empty(*z.shape[:2], *[axis.size for axis in axes])
+def join(z: Tensor, y: Tensor, bias: Tensor | None, axes: tuple[Axis, ...]) -> None:
+    """Put each block's outputs one after the other, plus a bias: z (batch, channels, *blocks, *points) into y (batch, channels, *grid)."""
     for blocks, grid in _pieces(z, y, axes):
         if bias is None:
             grid.copy_(blocks)
         else:
             torch.add(blocks, bias.view(-1, *[1] * (blocks.ndim - 2)), out=grid)
-    return y
 
 
 def spread(grad: Tensor, axes: tuple[Axis, ...]) -> Tensor:
@@ -105,7 +103,7 @@ def overlap_add(pieces: Tensor, axes: tuple[Axis, ...]) -> Tensor:
         else:
             whole = pieces.squeeze(-2)
         pieces = whole.narrow(-1, axis.start, axis.size).movedim(-1, 2 + i)
-    return pieces.contiguous()
+    return pieces
 
 
 @lru_cache(maxsize=4096)

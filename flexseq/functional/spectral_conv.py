@@ -27,6 +27,9 @@ from flexseq.functional.blocks import Axis, choose_axes, cut, join, overlap_add,
 WORKING_SET = 2**20
 """Numbers that a chunk of frequencies may take: what stays in a processor's cache."""
 
+PART = 2**19
+"""Numbers of signals that are transformed at a time, and moved to another layout while they are in the cache."""
+
 KEPT = 2**22
 """Numbers that a layer's spectra may take to be kept between calls: 16 MB in float32."""
 
@@ -172,11 +175,14 @@ class _Mixes:
 
 def _forward(x: Tensor, kernels: _Kernels | _Mixes, bias: Tensor | None, axes: tuple[Axis, ...], groups: int) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
-        spectrum = _block_spectra(cut(x, axes), axes)
-        result = _like(spectrum, kernels.out_channels)
-        for chunk in _chunks(spectrum, kernels):
-            _put(_products(_by_frequency(spectrum[..., chunk], groups), kernels.at(chunk).mT), result[..., chunk], groups)
-        return join(_blocks(result, axes), bias, axes)
+        y = x.new_empty(x.shape[0], kernels.out_channels, *x.shape[2:])
+        spectra = _spectra(x, cut, axes, groups)
+        result = _like(spectra, kernels.out_channels)
+        for chunk in _chunks(spectra, kernels):
+            result[chunk] = _products(spectra[chunk], kernels.at(chunk).mT)
+        for part in _parts(y, axes, groups):
+            join(_signals(result, part, axes), y[part], None if bias is None else bias[part[1]], axes)
+        return y
 
 
 def _backward(
@@ -184,18 +190,22 @@ def _backward(
 ) -> Tensor:
     """The gradient with respect to x, or an empty tensor; the kernel's is left with `kernels`."""
     with torch.autocast(x.device.type, enabled=False):
-        grad_spectrum = _block_spectra(spread(grad, axes), axes)
+        slopes = _spectra(grad, spread, axes, groups, conj=True)
         if needs_kernel:
-            spectrum = _block_spectra(cut(x, axes), axes)
+            spectra = _spectra(x, cut, axes, groups)
         if needs_x:
-            result = _like(grad_spectrum, x.shape[1])
-        for chunk in _chunks(grad_spectrum, kernels):
-            slopes = _by_frequency(grad_spectrum[..., chunk].conj(), groups)
+            grad_x = torch.empty_like(x, memory_format=torch.contiguous_format)
+            result = _like(slopes, x.shape[1])
+        for chunk in _chunks(slopes, kernels):
             if needs_kernel:
-                kernels.take_slope(torch.bmm(slopes.mT, _by_frequency(spectrum[..., chunk], groups)), chunk)
+                kernels.take_slope(_rows(slopes[chunk]).mT @ _rows(spectra[chunk]), chunk)
             if needs_x:
-                _put(_products(slopes, kernels.at(chunk)).conj(), result[..., chunk], groups)
-        return overlap_add(_blocks(result, axes), axes) if needs_x else x.new_empty(0)
+                result[chunk] = _products(slopes[chunk], kernels.at(chunk))
+        if not needs_x:
+            return x.new_empty(0)
+        for part in _parts(grad_x, axes, groups):
+            grad_x[part] = overlap_add(_signals(result, part, axes, conj=True), axes)
+        return grad_x
 
 
 def _transform(signal: Tensor, ndim: int) -> Tensor:
@@ -209,14 +219,47 @@ def _inverse(spectrum: Tensor, axes: tuple[Axis, ...]) -> Tensor:
     return torch.fft.irfftn(spectrum.unflatten(-1, [*points[:-1], points[-1] // 2 + 1]), s=points, dim=list(range(-len(axes), 0)))
 
 
-def _block_spectra(blocks: Tensor, axes: tuple[Axis, ...]) -> Tensor:
-    """(batch, channels, *blocks, *points) -> (batch, channels, all blocks, frequencies)."""
-    return _transform(blocks, len(axes)).flatten(2, -2)
+def _parts(signal: Tensor, axes: tuple[Axis, ...], groups: int) -> Iterator[tuple[slice, slice]]:
+    """Slices of a signal's batch and channels, so large that a processor's cache holds the transforms of each."""
+    batch, channels = signal.shape[:2]
+    numbers = math.prod([axis.blocks * axis.points for axis in axes])
+    some_channels = channels if groups > 1 else min(channels, max(2, PART // numbers))
+    some_examples = max(1, PART // (numbers * channels)) if some_channels == channels else 1
+    for example in range(0, batch, some_examples):
+        for channel in range(0, channels, some_channels):
+            yield slice(example, example + some_examples), slice(channel, channel + some_channels)
 
 
-def _blocks(spectra: Tensor, axes: tuple[Axis, ...]) -> Tensor:
-    """(batch, channels, all blocks, frequencies) -> (batch, channels, *blocks, *points)."""
-    return _inverse(spectra.unflatten(2, [axis.blocks for axis in axes]), axes)
+def _spectra(
+    signal: Tensor, cut_or_spread: Callable[[Tensor, tuple[Axis, ...]], Tensor], axes: tuple[Axis, ...], groups: int, *, conj: bool = False
+) -> Tensor:
+    """Transforms of all blocks, frequencies first.
+
+    Args:
+        signal: (batch, channels, *grid).
+        cut_or_spread: gives its blocks, (batch, channels, *blocks, *points).
+        conj: conjugated.
+
+    Returns:
+        (frequencies, groups, batch, blocks, channels / groups).
+    """
+    batch, channels = signal.shape[:2]
+    *others, last = [axis.points for axis in axes]
+    shape = math.prod(others) * (last // 2 + 1), groups, batch, math.prod([axis.blocks for axis in axes]), channels // groups
+    spectra = torch.empty(shape, dtype=signal.dtype.to_complex(), device=signal.device)
+    for examples, some in _parts(signal, axes, groups):
+        part = _transform(cut_or_spread(signal[examples, some], axes), len(axes)).flatten(2, -2)  # (batch, channels, blocks, frequencies)
+        part = rearrange(part.conj() if conj else part, "b (g c) m f -> f g b m c", g=groups)
+        spectra[:, :, examples, :, some if groups == 1 else slice(None)] = part
+    return spectra
+
+
+def _signals(spectra: Tensor, part: tuple[slice, slice], axes: tuple[Axis, ...], *, conj: bool = False) -> Tensor:
+    """The reverse of `_spectra` for one of `_parts`: (batch, channels, *blocks, *points)."""
+    groups = spectra.shape[1]
+    some = spectra[:, :, part[0], :, part[1] if groups == 1 else slice(None)]
+    some = rearrange(some.conj() if conj else some, "f g b m c -> b (g c) m f").contiguous()
+    return _inverse(some.unflatten(2, [axis.blocks for axis in axes]), axes)
 
 
 def _placed(kernel: Tensor, axes: tuple[Axis, ...]) -> Tensor:
@@ -242,38 +285,34 @@ def _share(axes: tuple[Axis, ...], like: Tensor) -> Tensor:
     return half.repeat(math.prod(others)) / (last * math.prod(others))
 
 
-def _chunks(spectrum: Tensor, kernels: _Kernels | _Mixes) -> Iterator[slice]:
+def _chunks(spectra: Tensor, kernels: _Kernels | _Mixes) -> Iterator[slice]:
     """Slices of the frequencies, each as many as fit the working set."""
-    batch, _, blocks, frequencies = spectrum.shape
+    frequencies, groups, batch, blocks, _ = spectra.shape
     out, in_per_group = kernels.out_channels, kernels.in_per_group
-    numbers = 2 * out * in_per_group + 2 * batch * blocks * (in_per_group * kernels.groups + out)
+    numbers = 2 * out * in_per_group + 2 * batch * blocks * (in_per_group * groups + out)
     size = max(16, WORKING_SET // numbers)
     for start in range(0, frequencies, size):
         yield slice(start, min(start + size, frequencies))
 
 
-def _like(spectrum: Tensor, channels: int) -> Tensor:
-    """Room for the spectra of other blocks; `spectrum` itself where it fits, since each chunk is read before it is written."""
-    if spectrum.shape[1] == channels:
-        return spectrum
-    return spectrum.new_empty(spectrum.shape[0], channels, *spectrum.shape[2:])
+def _like(spectra: Tensor, channels: int) -> Tensor:
+    """Room for the spectra of other signals; `spectra` itself where they fit, since each chunk is read before it is written."""
+    *shape, per_group = spectra.shape
+    if per_group * spectra.shape[1] == channels:
+        return spectra
+    return spectra.new_empty(*shape, channels // spectra.shape[1])
 
 
-def _by_frequency(spectrum: Tensor, groups: int) -> Tensor:
-    """(batch, channels, blocks, frequencies) as (frequencies * groups, batch * blocks, channels / groups), copied."""
-    values = rearrange(spectrum, "b (g c) m f -> f g b m c", g=groups)
-    copied = torch.empty(values.shape, dtype=values.dtype, device=values.device).copy_(values)  # conjugates on the way
-    return copied.flatten(2, 3).flatten(0, 1)
+def _rows(spectra: Tensor) -> Tensor:
+    """(frequencies, groups, batch, blocks, channels) -> (frequencies * groups, batch * blocks, channels)."""
+    return spectra.flatten(2, 3).flatten(0, 1)
 
 
-def _put(values: Tensor, spectrum: Tensor, groups: int) -> None:
-    """The reverse of `_by_frequency`, into `spectrum`."""
-    spectrum.copy_(rearrange(values, "(f g) (b m) c -> b (g c) m f", g=groups, b=spectrum.shape[0]))
-
-
-def _products(a: Tensor, k: Tensor) -> Tensor:
-    """a @ k, batch by batch; for a single pair of channels without a matrix product."""
-    return a * k if k.shape[-2:] == (1, 1) else torch.bmm(a, k)
+def _products(spectra: Tensor, k: Tensor) -> Tensor:
+    """Rows times k for each frequency and group; for a single pair of channels without a matrix product."""
+    rows = _rows(spectra)
+    products = rows * k if k.shape[-2:] == (1, 1) else torch.bmm(rows, k)
+    return products.view(*spectra.shape[:-1], k.shape[-1])
 
 
 def _fake_like_x(x: Tensor, out_channels: int) -> Tensor:
