@@ -18,7 +18,7 @@ test: $(READY)
 	$(BIN)/mypy
 	$(THREADS) $(BIN)/python -m pytest -n 2
 
-# Time and memory against benchmarks/plain.py: some ten minutes, on a machine that does nothing else.
+# Time and memory against benchmarks/plain.py and torch: half an hour, on a machine that does nothing else.
 benchmark: $(READY)
 	$(BIN)/python benchmarks/run.py
 

@@ -30,8 +30,8 @@ WORKING_SET = 2**20
 PART = 2**19
 """Numbers of signals that are transformed at a time, and moved to another layout while they are in the cache."""
 
-KEPT = 2**22
-"""Numbers that a layer's spectra may take to be kept between calls: 16 MB in float32."""
+KEPT = 5 * 2**20
+"""Numbers that a layer's spectra may take to be kept between calls: 20 MB in float32."""
 
 
 @torch.library.custom_op("flexseq::kernel_conv", mutates_args=())

@@ -38,9 +38,9 @@ class ImageBlock(nn.Module):
 
     def forward(self, x: Tensor, crop1: Crop | None, crop2: Crop | None) -> Tensor:
         """(batch, in_channels, height, width) -> (batch, width, height, width); crops as from `read_crops`."""
-        h = self.dropout(torch.relu(self.norm1(_convolve(self.conv1, x, crop1))))
+        h = self.dropout(torch.relu_(self.norm1(_convolve(self.conv1, x, crop1))))
         h = self.norm2(_convolve(self.conv2, h, crop2))
-        return torch.relu(h + self.shortcut(x))
+        return torch.relu_(h + self.shortcut(x))
 
 
 @records_arguments
@@ -137,7 +137,7 @@ class FlexNet(nn.Module):
             raise InputError(f"FlexNet expected images of shape (batch, {self.in_channels}, height, width), got shape {tuple(x.shape)}")
         convs: list[Any] = [self.conv, *[conv for block in self.blocks for conv in (block.conv1, block.conv2)]]
         crops = read_crops(convs, x.shape[2:])
-        x = torch.relu(self.norm(_convolve(self.conv, x, crops[0])))
+        x = torch.relu_(self.norm(_convolve(self.conv, x, crops[0])))
         for block, crop1, crop2 in zip(self.blocks, crops[1::2], crops[2::2], strict=True):
             x = block(x, crop1, crop2)
         return self.head(x.mean((2, 3)))

@@ -62,14 +62,14 @@ class ResidualBlock(nn.Module):
             last: give only the last so many steps; for continuous convolutions.
         """
         if crop1 is None or crop2 is None:
-            h = self.dropout(torch.relu(self.norm1(self.conv1(x))))
+            h = self.dropout(torch.relu_(self.norm1(self.conv1(x))))
             h = self.conv2(h)
         else:
             h = self.conv1(x, crop1, last=None if last is None else last + _taps(crop2) - 1)
-            h = self.dropout(torch.relu(self.norm1(h)))
+            h = self.dropout(torch.relu_(self.norm1(h)))
             h = self.conv2(h, crop2, last=last)
-        h = self.dropout(torch.relu(self.norm2(h)))
-        return torch.relu(h + self.shortcut(x[..., -h.shape[-1] :]))
+        h = self.dropout(torch.relu_(self.norm2(h)))
+        return torch.relu_(h + self.shortcut(x[..., -h.shape[-1] :]))
 
 
 def _sees_one_step(norm: nn.Module) -> bool:
