@@ -65,7 +65,7 @@ def load_flexconv(model: nn.Module, state_dict: Mapping[str, Tensor]) -> nn.Modu
         elif leaf == "train_length":
             layers = [layer for path, layer in model.named_modules() if path == prefix.removesuffix(".")]
             ndim = layers[0].ndim if layers and isinstance(layers[0], ContinuousConv) else 1
-            ours[f"{prefix}_extra_state"] = tensor.long().expand(ndim)
+            ours[f"{prefix}_extra_state"] = torch.cat([tensor.double().expand(ndim), torch.ones(1, dtype=torch.float64)])
         else:
             ours[name] = tensor
     wanted = model.state_dict()

@@ -1,7 +1,9 @@
 """Where a kernel's taps lie.
 
 A kernel of k taps lies on linspace(-1, 1, k) along each axis, whatever k is; axes are in 'ij' order (axis 0 = rows).
-The last tap of a causal kernel, at +1, is the present sample; the middle of a centred one, at 0, is the sample itself.
+The last tap of a causal kernel, at +1, is the present sample; the middle of a centred one, at 0, is the sample itself (of an even one, the
+tap before the middle). At another resolution, where inputs are sampled `ratio` times as densely as in training, taps lie `ratio` times as
+densely round the present one, as far as they lay before.
 """
 
 import math
@@ -14,20 +16,34 @@ Keep = Sequence[tuple[int, int]]
 """The taps that are kept, as one (start, stop) for each axis."""
 
 
+def taps_around(size: int, *, causal: bool, ratio: float = 1.0) -> tuple[int, int]:
+    """How many taps lie before and after the present one, along an axis of `size` taps at ratio 1.
+
+    Example:
+        >>> taps_around(9, causal=False), taps_around(9, causal=False, ratio=2.0), taps_around(9, causal=True, ratio=1.5)
+        ((4, 4), (8, 8), (12, 0))
+    """
+    before = size - 1 if causal else (size - 1) // 2
+    slack = 1e-9  # a product that is a whole number but for rounding
+    return math.floor(before * ratio + slack), math.floor((size - 1 - before) * ratio + slack)
+
+
 def tap_positions(
     kernel_size: Sequence[int],
     *,
     causal: bool = False,
     keep: Keep | None = None,
+    ratio: float = 1.0,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Positions of a kernel's taps, each correctly rounded.
+    """Positions of a kernel's taps, each correctly rounded at ratio 1.
 
     Args:
-        kernel_size: taps along each axis, before cropping.
-        causal: a kernel of one tap lies at +1 where causal, else at 0; longer ones do not differ.
+        kernel_size: taps along each axis at ratio 1, before cropping.
+        causal: a kernel of one tap lies at +1 where causal, else at 0.
         keep: the taps wanted, a (start, stop) for each axis; all by default.
+        ratio: how many times as densely as in training inputs are sampled.
 
     Returns:
         (ndim, *taps), in [-1, 1].
@@ -37,14 +53,32 @@ def tap_positions(
         tensor([[0.0000, 0.5000, 1.0000]])
     """
     if keep is None:
-        keep = [(0, size) for size in kernel_size]
+        keep = [(0, sum(taps_around(size, causal=causal, ratio=ratio)) + 1) for size in kernel_size]
     axes = []
     for size, (start, stop) in zip(kernel_size, keep, strict=True):
-        index = torch.arange(start, stop, dtype=dtype, device=device)
+        before, _ = taps_around(size, causal=causal, ratio=ratio)
+        from_present = torch.arange(start - before, stop - before, dtype=dtype, device=device) / ratio  # in samples of training
         last = size - 1
         # (2 i - last) / last has one rounding where -1 + i * step would have two.
+        index = from_present + taps_around(size, causal=causal)[0]
         axes.append((2 * index - last) / last if last else index + float(causal))
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))
+
+
+def tap_weights(kernel_size: Sequence[int], *, causal: bool, keep: Keep, ratio: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """What a tap counts at another resolution, so that the sum over taps stays the same integral: (*taps).
+
+    1 / ratio for each axis, since taps lie more densely. A causal kernel ends in a jump at the present tap. The sum at ratio 1 counts that
+    tap in full, which is half a sample more than the integral; so that it is half a sample of training at any ratio, the present tap counts
+    (ratio + 1) / 2 times the others. An axis of one tap is no integral, and counts 1.
+    """
+    weights = torch.ones((), dtype=dtype, device=device)
+    for size, (start, stop) in zip(kernel_size, keep, strict=True):
+        axis = torch.full((stop - start,), 1 / ratio if size > 1 else 1.0, dtype=dtype, device=device)
+        if causal and size > 1:
+            axis[-1] *= (ratio + 1) / 2
+        weights = weights[..., None] * axis
+    return weights
 
 
 def kept_taps(
@@ -54,6 +88,7 @@ def kept_taps(
     *,
     threshold: float,
     causal: bool,
+    ratio: float = 1.0,
 ) -> list[tuple[int, int]]:
     """Taps at which a Gaussian mask is at least `threshold`, as FlexConv crops its kernels.
 
@@ -63,9 +98,10 @@ def kept_taps(
     the mask is NaN.
 
     Args:
-        kernel_size: taps along each axis.
+        kernel_size: taps along each axis at ratio 1.
         mean, sigma: the mask's, for each axis, in units of position.
         threshold: in (0, 1); 0 keeps everything.
+        ratio: how many times as densely as in training inputs are sampled.
 
     Returns:
         (start, stop) for each axis.
@@ -78,15 +114,24 @@ def kept_taps(
     """
     keep = []
     for size, centre, width in zip(kernel_size, mean, sigma, strict=True):
-        last = size - 1
+        before, after = taps_around(size, causal=causal, ratio=ratio)
+        count = before + after + 1
+        if size == 1:
+            keep.append((0, 1))
+            continue
+        per_unit = (size - 1) * ratio / 2  # taps
+        first = (2 * ((size - 1 if causal else (size - 1) // 2) - before / ratio) - (size - 1)) / (size - 1)  # where the taps begin
         reach = abs(width) * math.sqrt(-2 * math.log(threshold)) if threshold else math.inf
         if causal:
             cut = centre - reach
-            start = math.floor((cut + 1) * last / 2) + 1 if abs(cut) < 1 else 0
-            keep.append((min(start, last), size))
+            start = math.floor((cut - first) * per_unit) + 1 if abs(cut) < 1 else 0
+            keep.append((min(max(start, 0), before), count))
         else:
             cut = max(abs(centre - reach), abs(centre + reach))
-            start = math.floor((1 - cut) * last / 2) + 1 if cut <= 1 else 0
-            start = min(start, last // 2)
-            keep.append((start, size - start))
+            dropped = [0, 0]
+            if cut <= 1:
+                last = first + (count - 1) / per_unit
+                dropped = [max(0, math.floor((edge - cut) * per_unit) + 1) for edge in (-first, last)]
+            opposite = 0 if size % 2 else math.ceil(ratio - 1e-9)  # the present tap of an even kernel has one opposite the middle
+            keep.append((min(dropped[0], before), count - min(dropped[1], max(after - opposite, 0))))
     return keep

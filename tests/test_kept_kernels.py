@@ -24,7 +24,7 @@ SHAPES = {  # every path through the convolution: direct, FFT, blocks, and (thro
 @pytest.fixture(params=[*SHAPES, "large"])
 def case(request, monkeypatch):
     if request.param == "large":
-        monkeypatch.setattr(spectral_conv, "KEPT", 0)
+        monkeypatch.setattr(spectral_conv, "may_be_kept", lambda *arguments: False)
     kind, options, shape = SHAPES.get(request.param, SHAPES["overlap"])
     layer = kind(3, 6, **options)
     x = torch.randn(shape)
@@ -77,12 +77,40 @@ def test_changed_parameter_makes_a_new_kernel(case, path, how):
 def test_mask_that_moves_within_the_same_crop_makes_a_new_kernel():
     layer = fs.FlexConv1d(2, 2, 100, causal=True).eval()
     x = torch.randn(1, 2, 100)
-    before, keep = layer(x), layer._kept.keep
+    before, taps = layer(x), layer._kept.settings
     layer.mask.sigma.mul_(1.001)
     after = layer(x)
-    assert layer._kept.keep == keep
+    assert layer._kept.settings == taps
     assert not torch.equal(before, after)
     assert relative(after, fresh(layer, x)) < 1e-5
+
+
+@torch.no_grad()
+def test_setting_of_the_kernel_network_makes_a_new_kernel():
+    layer, x = fs.CKConv1d(2, 2, 30).eval(), torch.randn(1, 2, 30)
+    layer(x)
+    layer.kernel_network.omega_0 = 5.0
+    assert relative(layer(x), fresh(layer, x)) < 1e-5
+
+
+@torch.no_grad()
+def test_under_autocast_and_without_it(case):
+    layer, x = case
+    with torch.autocast("cpu", torch.bfloat16):
+        half = layer(x)
+    assert half.dtype == torch.bfloat16
+    assert relative(half.float(), layer(x)) < 2e-2
+    assert relative(layer(x), fresh(layer, x)) < 1e-5
+
+
+@torch.no_grad()
+def test_evaluating_again_keeps_and_moving_lets_go(case):
+    layer, x = case
+    layer(x)
+    kept = layer._kept
+    layer.eval()(x)
+    assert layer._kept is kept
+    assert layer.double()._kept is None
 
 
 def test_optimiser_step_between_evaluations(case):
@@ -133,13 +161,13 @@ def test_another_kernel_size_makes_a_new_kernel():
     layer = fs.CKConv1d(2, 2, 20).eval()
     x = torch.randn(1, 2, 64)
     layer(x)
-    layer.load_state_dict({**layer.state_dict(), "_extra_state": torch.tensor([31])})
+    layer.load_state_dict({**layer.state_dict(), "_extra_state": torch.tensor([31.0, 1.0])})
     assert relative(layer(x), fresh(layer, x)) < 1e-5
 
 
 @torch.no_grad()
 def test_threads_share_a_network():
-    model = fs.FlexTCN(depth=2, width=8, mask_sigma=0.3).eval()
+    model = fs.FlexTCN(depth=2, width=8, mask_sigma=0.3, method="fft").eval()
     inputs = [torch.randn(2, 1, 100 + 20 * (i % 3)) for i in range(24)]
     model(inputs[0])
     expected = [copy.deepcopy(model).train(False)(x) for x in inputs]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexseq import InputError
-from flexseq.functional import basis_long_conv, long_conv
+from flexseq.functional import basis_long_conv, long_conv, spectral_conv
 from flexseq.functional.fft_length import fft_length
 
 METHODS = ["direct", "fft", "overlap", "auto"]
@@ -230,6 +230,29 @@ def test_kernels_given_as_mixes_equal_those_formed(case, method, functions):
         results.append([y, *torch.autograd.grad((y * torch.arange(y.numel()).view_as(y).cos()).sum(), leaves)])
     for formed, mixed in zip(*results, strict=True):
         torch.testing.assert_close(mixed, formed, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("method", ["fft", "overlap"])
+@pytest.mark.parametrize("groups", [1, 5])
+@pytest.mark.parametrize(("grid", "taps", "causal"), [((300,), (90,), True), ((301,), (41,), False), ((24, 19), (7, 8), False)])
+def test_in_many_pieces(monkeypatch, method, groups, grid, taps, causal):
+    """Signals and frequencies a few at a time, as long ones are."""
+    monkeypatch.setattr(spectral_conv, "WORKING_SET", 1)
+    monkeypatch.setattr(spectral_conv, "PART", 1)
+    float64 = {"dtype": torch.float64, "requires_grad": True}
+    for out_channels in (5, 10):  # as many as come in, and more
+        x, basis = torch.randn(3, 5, *grid, **float64), torch.randn(4, *taps, **float64)
+        weight, bias = torch.randn(out_channels, 5 // groups, 4, **float64), torch.randn(out_channels, **float64)
+        options = {"causal": causal, "groups": groups}
+        kernel = torch.tensordot(weight, basis, 1)
+        expected = long_conv(x, kernel, bias, **options, method="direct")
+        wave = torch.arange(expected.numel()).view_as(expected).cos()
+        gradients = torch.autograd.grad((expected * wave).sum(), (x, basis, weight, bias), retain_graph=True)
+        for y in (long_conv(x, kernel, bias, **options, method=method), basis_long_conv(x, basis, weight, bias, **options, method=method)):
+            torch.testing.assert_close(y, expected, rtol=1e-10, atol=1e-10)
+            ours = torch.autograd.grad((y * wave).sum(), (x, basis, weight, bias), retain_graph=True)
+            for one, reference in zip(ours, gradients, strict=True):
+                torch.testing.assert_close(one, reference, rtol=1e-10, atol=1e-10)
 
 
 def test_gradients_are_float32_also_when_autocast_is_still_on():

@@ -7,7 +7,7 @@ from torch import nn
 
 from flexseq.files import replacing
 from flexseq.nn.continuous import ContinuousConv, read_crops
-from flexseq.positions import tap_positions
+from flexseq.positions import tap_positions, taps_around
 
 
 @torch.no_grad()
@@ -35,22 +35,23 @@ def plot_kernels(model: nn.Module, path: Path, *, strongest: int = 4) -> bool:
         assert crop is not None
         assert layer.kernel_size is not None
         ((start, stop),), (size,) = crop.keep, layer.kernel_size
-        present = size - 1 if layer.causal else (size - 1) // 2
+        present, after = taps_around(size, causal=layer.causal, ratio=layer.ratio)
+        count = present + after + 1
         kernels = layer.sample_kernel().flatten(0, 1).float().cpu()
         order = kernels.norm(dim=1).argsort(descending=True)[:strongest]
         taps = torch.arange(start, stop) - present
         height = kernels[order].abs().max().item() or 1.0
         for kernel in kernels[order]:
             axis.plot(taps, kernel, linewidth=1)
-        title = f"{name}: {stop - start} of {size} taps"
+        title = f"{name}: {stop - start} of {count} taps"
         if layer.mask is not None:
-            positions = tap_positions((size,), causal=layer.causal, device=layer.mask.sigma.device)
+            positions = tap_positions((size,), causal=layer.causal, ratio=layer.ratio, device=layer.mask.sigma.device)
             window = layer.mask(positions).float().cpu() * height
-            axis.fill_between(torch.arange(size) - present, -window, window, color="0.85", linewidth=0, label="mask")
+            axis.fill_between(torch.arange(count) - present, -window, window, color="0.85", linewidth=0, label="mask")
             title += f", sigma {layer.mask.sigma.item():.3f}"
         axis.axhline(0, color="0.6", linewidth=0.5)
         margin = max(2, (stop - start) // 10)
-        axis.set_xlim(max(start - margin, 0) - present, min(stop + margin, size) - 1 - present or 0.5)
+        axis.set_xlim(max(start - margin, 0) - present, min(stop + margin, count) - 1 - present or 0.5)
         axis.set_title(title, fontsize=8)
         axis.tick_params(labelsize=7)
         axis.xaxis.get_major_locator().set_params(integer=True)

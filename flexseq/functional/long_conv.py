@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flexseq.errors import InputError, unknown_name
 from flexseq.functional.costs import OPERATOR, direct_cost, transforms_cost
-from flexseq.functional.spectral_conv import BasisConv, KernelConv, kept_basis_conv
+from flexseq.functional.spectral_conv import BasisConv, KernelConv, kept_basis_conv, may_be_kept
 
 METHODS = ("auto", "direct", "fft", "overlap")
 
@@ -58,7 +58,7 @@ def long_conv(
     """
     _check(x, weight.shape, bias, groups, method)
     (weight,), before = _reachable([weight], x, causal)
-    if method == "auto" or x.shape[0] == 0:
+    if method == "auto":
         method = choose_method(x.shape, weight.shape, before, None)
     if method == "direct":
         return _direct(x, weight, bias, before, groups)
@@ -74,6 +74,7 @@ def basis_long_conv(
     causal: bool = False,
     groups: int = 1,
     method: str = "auto",
+    before: Sequence[int] | None = None,
     last: int | None = None,
     kept: dict[str, Any] | None = None,
 ) -> Tensor:
@@ -83,6 +84,7 @@ def basis_long_conv(
         basis: (H, *taps), the functions.
         weight: (out_channels, in_channels / groups, H); the kernel is weight @ basis.
         x, bias, causal, groups, method: as in `long_conv`.
+        before: taps before the present one, for each axis; by default as `causal` says.
         last: compute only the last so many outputs of a causal convolution over one axis, from the samples that they see.
         kept: a dict, empty at first, that goes with this basis and weight: what depends on them alone is left there and found again.
             For calls without gradients.
@@ -109,35 +111,40 @@ def basis_long_conv(
         raise InputError(
             f"basis_long_conv expected last of at least 1, for causal=True and one axis, got {last}, {causal} and {x.ndim - 2}"
         )
-    (basis,), before = _reachable([basis], x, causal)
+    (basis,), before = _reachable([basis], x, causal, before)
     outputs = x.shape[-1]
     if last is not None:
         outputs = min(last, outputs)
         x = x[..., -(outputs + before[0]) :]
         if outputs == 1:
             return _single_output(x, basis, weight, bias, groups)
-    if method == "auto" or x.shape[0] == 0:
+    if method == "auto":
         method = choose_method((*x.shape[:-1], outputs), (*weight.shape[:2], *basis.shape[1:]), before, basis.shape[0])
     if method == "direct":
-        kept = {} if kept is None else kept
-        key = basis.shape, x.dtype
-        found, kernel = kept.get("kernel", (None, x))
-        if found != key:
-            with torch.autocast(x.device.type, enabled=False):  # half precision may convolve with the kernel, but not make it
-                kernel = torch.tensordot(weight, basis, 1).to(x.dtype)
-            kept["kernel"] = key, kernel
-        return _direct(x, kernel, bias, before, groups, context=x.shape[-1] - outputs)
+        return _direct(x, _kernel(basis, weight, x, kept), bias, before, groups, context=x.shape[-1] - outputs)
     if kept is not None:
         operator = functools.partial(kept_basis_conv, kept=kept)
         return _through_ffts(operator, x, [basis, weight], bias, before, groups, method)[..., -outputs:]
     return _through_ffts(BasisConv.apply, x, [basis, weight], bias, before, groups, method)[..., -outputs:]
 
 
+def _kernel(basis: Tensor, weight: Tensor, x: Tensor, kept: dict[str, Any] | None) -> Tensor:
+    """weight @ basis in the type of x; kept where there is a place and it is not too large."""
+    key = basis.shape, x.dtype
+    if kept is not None and "kernel" in kept and kept["kernel"][0] == key:
+        return kept["kernel"][1]
+    with torch.autocast(x.device.type, enabled=False):  # half precision may convolve with the kernel, but not make it
+        kernel = torch.tensordot(weight, basis, 1).to(x.dtype)
+    if kept is not None and may_be_kept(kernel.numel(), x, len(weight)):
+        kept["kernel"] = key, kernel
+    return kernel
+
+
 def choose_method(x_shape: Sequence[int], kernel_shape: Sequence[int], before: Sequence[int], functions: int | None) -> str:
     """The method that "auto" takes for these shapes: "direct", or "auto" among the two through FFTs.
 
     By the estimates of `flexseq.functional.costs`, as if blocks of four kernels cost as much as one of the whole signal for what goes with
-    the signal. An empty batch is done directly: FFTs refuse it.
+    the signal.
 
     Args:
         x_shape: (batch, in_channels, *grid).
@@ -165,13 +172,13 @@ def _log2(n: int) -> int:
     return power
 
 
-def _reachable(kernels: list[Tensor], x: Tensor, causal: bool) -> tuple[list[Tensor], list[int]]:
+def _reachable(kernels: list[Tensor], x: Tensor, causal: bool, given: Sequence[int] | None = None) -> tuple[list[Tensor], list[int]]:
     """Drop taps that lie further away than the input is long; say how many are left before the present one, for each axis."""
     ndim = x.ndim - 2
     before = []
     for i in range(ndim):
         taps, size = kernels[0].shape[i - ndim], x.shape[2 + i]
-        first = taps - 1 if causal else (taps - 1) // 2
+        first = given[i] if given is not None else taps - 1 if causal else (taps - 1) // 2
         start, stop = max(0, first - (size - 1)), min(taps, first + size)
         kernels = [kernel.narrow(i - ndim, start, stop - start) for kernel in kernels]
         before.append(first - start)

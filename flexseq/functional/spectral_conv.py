@@ -3,7 +3,7 @@
 Long signals are cut into overlapping blocks of a few kernel lengths (overlap-save), so that short transforms do. The kernels come as they
 are, or as mixes of a few functions, weight (out, in, H) of basis (H, *taps), which is how kernel networks give them: then only the H
 functions are transformed, and the spectrum of the out * in kernels is one real matrix product for each chunk of frequencies, used while it
-is in the cache, never kept, and made again in the backward pass.
+is in the cache, never kept, and made again in the backward pass. Inference may keep it, where it is small (`kept_basis_conv`).
 
 The operators are registered with torch as opaque ones: torch.compile meets no FFT length that changes with every crop, and the backward
 pass keeps the input and the kernel alone.
@@ -30,8 +30,11 @@ WORKING_SET = 2**20
 PART = 2**19
 """Numbers of signals that are transformed at a time, and moved to another layout while they are in the cache."""
 
-KEPT = 5 * 2**20
-"""Numbers that a layer's spectra may take to be kept between calls: 20 MB in float32."""
+BEYOND_CPU = 2**7
+"""How many times more of both on other devices, where starting many small operations costs more than memory does."""
+
+KEPT = 3
+"""How many times the numbers that a layer's input and output have its spectra may have to be kept between calls."""
 
 
 @torch.library.custom_op("flexseq::kernel_conv", mutates_args=())
@@ -71,11 +74,18 @@ def kept_basis_conv(
     key = (axes, groups, basis.dtype)
     found, mixes = kept.get("mixes", (None, None))
     if found != key:
-        mixes = _Mixes(basis, weight, axes, groups)
-        if math.prod(weight.shape[:2]) * math.prod([axis.points for axis in axes]) <= KEPT:
-            mixes.make_all()
+        with torch.autocast(x.device.type, enabled=False):
+            mixes = _Mixes(basis, weight, axes, groups)
+            if may_be_kept(math.prod(weight.shape[:2]) * math.prod([axis.points for axis in axes]), x, weight.shape[0]):
+                mixes.make_all()
         kept["mixes"] = key, mixes
     return _forward(x, mixes, bias, axes, groups)
+
+
+def may_be_kept(numbers: int, x: Tensor, out_channels: int) -> bool:
+    """Whether something of so many numbers is small beside the signals of a layer, or at all."""
+    signals = x.numel() // x.shape[1] * (x.shape[1] + out_channels)
+    return numbers <= max(2**20, KEPT * signals)
 
 
 @torch.library.custom_op("flexseq::kernel_conv_backward", mutates_args=())
@@ -223,8 +233,9 @@ def _parts(signal: Tensor, axes: tuple[Axis, ...], groups: int) -> Iterator[tupl
     """Slices of a signal's batch and channels, so large that a processor's cache holds the transforms of each."""
     batch, channels = signal.shape[:2]
     numbers = math.prod([axis.blocks * axis.points for axis in axes])
-    some_channels = channels if groups > 1 else min(channels, max(2, PART // numbers))
-    some_examples = max(1, PART // (numbers * channels)) if some_channels == channels else 1
+    size = PART * _patience(signal.device)
+    some_channels = channels if groups > 1 else min(channels, max(2, size // numbers))
+    some_examples = max(1, size // (numbers * channels)) if some_channels == channels else 1
     for example in range(0, batch, some_examples):
         for channel in range(0, channels, some_channels):
             yield slice(example, example + some_examples), slice(channel, channel + some_channels)
@@ -290,9 +301,13 @@ def _chunks(spectra: Tensor, kernels: _Kernels | _Mixes) -> Iterator[slice]:
     frequencies, groups, batch, blocks, _ = spectra.shape
     out, in_per_group = kernels.out_channels, kernels.in_per_group
     numbers = 2 * out * in_per_group + 2 * batch * blocks * (in_per_group * groups + out)
-    size = max(16, WORKING_SET // numbers)
+    size = max(16, WORKING_SET * _patience(spectra.device) // numbers)
     for start in range(0, frequencies, size):
         yield slice(start, min(start + size, frequencies))
+
+
+def _patience(device: torch.device) -> int:
+    return 1 if device.type == "cpu" else BEYOND_CPU
 
 
 def _like(spectra: Tensor, channels: int) -> Tensor:

@@ -24,11 +24,16 @@ class Dropout(nn.Dropout):
 class _Scaled(torch.autograd.Function):
     """x * keep * scale, for a mask of bytes: torch's own product of the two is many times slower than with the mask made floating first."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, keep: Tensor, scale: float) -> Tensor:
+    def forward(x: Tensor, keep: Tensor, scale: float) -> Tensor:
+        return keep.to(x.dtype) * scale * x
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, keep, ctx.scale = inputs
         ctx.save_for_backward(keep)
-        ctx.scale = scale
-        return keep.to(x.dtype).mul_(scale).mul_(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:

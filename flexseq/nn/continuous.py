@@ -15,7 +15,7 @@ from flexseq.functional import basis_long_conv
 from flexseq.functional.long_conv import METHODS
 from flexseq.kernels import KernelFactory, make_kernel
 from flexseq.nn.mask import GaussianMask
-from flexseq.positions import Keep, tap_positions
+from flexseq.positions import Keep, tap_positions, tap_weights, taps_around
 
 CHECKPOINTED_FROM = 2048
 """Taps from which the basis is computed again in the backward pass: 30 tensors of 32 functions take 8 MB there."""
@@ -25,15 +25,14 @@ class KeptKernel(NamedTuple):
     """A kernel as eval mode keeps it between calls.
 
     Args:
-        values: all that it was made from, as one vector.
-        kernel_size, keep: the layer's, and the taps.
+        values: the parameters that it was made from, as one vector.
+        settings: all else that it was made from, the taps among it.
         basis, weight: the kernel as a mix of functions.
         made: what convolutions have made of it; they leave it there.
     """
 
     values: Tensor
-    kernel_size: tuple[int, ...] | None
-    keep: Keep
+    settings: tuple[Any, ...]
     basis: Tensor
     weight: Tensor
     made: dict[str, Any]
@@ -98,6 +97,7 @@ class ContinuousConv(nn.Module):
         self.causal = causal
         self.method = method
         self.kernel_size = self._checked_kernel_size(kernel_size)
+        self._ratio = 1.0
         self.kernel_network = make_kernel(kernel, self.ndim, out_channels * (in_channels // groups), spatial_extent=spatial_extent)
         self.mask = mask
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
@@ -132,14 +132,19 @@ class ContinuousConv(nn.Module):
             (crop,) = read_crops([self], x.shape[2:])
             assert crop is not None
         kept = None
-        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        replica = getattr(self, "_is_replica", False)  # of nn.DataParallel: made for one call, without parameters to compare
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or replica:
             basis, weight = self._mix(crop.keep)
         else:
             kernel = crop.kernel or self._kernel_to_keep(crop.keep)
             basis, weight, kept = kernel.basis, kernel.weight, kernel.made
-        return basis_long_conv(
-            x, basis, weight, self.bias, causal=self.causal, groups=self.groups, method=self.method, last=last, kept=kept
-        )
+        options: dict[str, Any] = {
+            "causal": self.causal,
+            "groups": self.groups,
+            "method": self.method,
+            "before": self._taps_before(crop.keep),
+        }
+        return basis_long_conv(x, basis, weight, self.bias, **options, last=last, kept=kept)
 
     def sample_kernel(self) -> Tensor:
         """The kernel as it is applied, masked and cropped: (out_channels, in_channels / groups, *taps).
@@ -169,20 +174,26 @@ class ContinuousConv(nn.Module):
             return square.clamp_min(tiny).sqrt()
 
     def _kernel_to_keep(self, keep: Keep) -> KeptKernel:
-        values = self._kernel_values()  # before the kernel: should they change meanwhile, it will not be taken for the new ones'
-        self._kept = kept = KeptKernel(values, self.kernel_size, keep, *self._mix(keep), {})
+        # Before the kernel: should anything change meanwhile, it will not be taken for the new one's.
+        values, settings = self._kernel_values(), self._kernel_settings(keep)
+        self._kept = kept = KeptKernel(values, settings, *self._mix(keep), {})
         return kept
 
+    def _kernel_settings(self, keep: Keep) -> tuple[Any, ...]:
+        """What a sampled kernel depends on beside parameters: the taps, the network's own settings; and whose stream of work made it."""
+        network = vars(self.kernel_network).items()
+        own = [(name, value) for name, value in network if isinstance(value, str | int | float) and name != "training"]
+        stream = torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None
+        return self.kernel_size, self.ratio, tuple(keep), tuple(own), stream
+
     def _kernel_values(self) -> Tensor:
-        """All that a sampled kernel depends on beside the taps, copied into one vector."""
+        """The parameters and buffers that a sampled kernel depends on, copied into one vector."""
         modules = [self.kernel_network] if self.mask is None else [self.kernel_network, self.mask]
         values = [value for module in modules for value in (*module.parameters(), *module.buffers())]
         return torch.cat([value.detach().flatten() for value in values])
 
     def _unchanged(self, kept: KeptKernel) -> Tensor | None:
         """Whether a kept kernel is still the layer's, as a tensor on its device; None where there is nothing to compare."""
-        if kept.kernel_size != self.kernel_size:
-            return None
         values = self._kernel_values()
         if (values.shape, values.dtype, values.device) != (kept.values.shape, kept.values.dtype, kept.values.device):
             return None
@@ -209,13 +220,44 @@ class ContinuousConv(nn.Module):
         positions = self._positions(keep)
         basis = self.kernel_network.basis(positions)
         basis = torch.cat([basis, torch.ones_like(basis[:1])])  # the readout's bias is the weight of a constant
-        return basis if self.mask is None else basis * self.mask(positions)
+        return self._weighted(basis if self.mask is None else basis * self.mask(positions), keep)
+
+    def _weighted(self, basis: Tensor, keep: Keep) -> Tensor:
+        """Functions at the taps times what the taps count at the layer's resolution."""
+        if self.ratio == 1:
+            return basis
+        assert self.kernel_size is not None
+        options: dict[str, Any] = {"causal": self.causal, "keep": keep, "ratio": self.ratio, "dtype": basis.dtype, "device": basis.device}
+        return basis * tap_weights(self.kernel_size, **options)
 
     def _positions(self, keep: Keep) -> Tensor:
         assert self.kernel_size is not None  # whoever has taps to keep has asked read_crops, which checks it
         parameter = self.kernel_network.readout.bias
         dtype = torch.promote_types(parameter.dtype, torch.float32)
-        return tap_positions(self.kernel_size, causal=self.causal, keep=keep, dtype=dtype, device=parameter.device)
+        return tap_positions(self.kernel_size, causal=self.causal, keep=keep, ratio=self.ratio, dtype=dtype, device=parameter.device)
+
+    def _taps_before(self, keep: Keep) -> list[int]:
+        """Kept taps before the present one, for each axis."""
+        assert self.kernel_size is not None
+        around = [taps_around(size, causal=self.causal, ratio=self.ratio)[0] for size in self.kernel_size]
+        return [before - start for before, (start, _) in zip(around, keep, strict=True)]
+
+    @property
+    def ratio(self) -> float:
+        """How many times as densely as in training inputs are sampled; `flexseq.set_resolution` sets it."""
+        return self._ratio
+
+    def set_resolution(self, ratio: float) -> None:
+        """Sample the kernel for inputs that are sampled `ratio` times as densely as in training: more taps, over the same [-1, 1].
+
+        Raises:
+            InputError: a ratio that is not above 0; a kernel whose size is not known yet.
+        """
+        if not 0 < ratio < math.inf:
+            raise InputError(f"{type(self).__name__} expected a resolution ratio above 0, got {ratio}")
+        if self.kernel_size is None and ratio != 1:
+            raise InputError(f"{type(self).__name__} has no kernel size yet: give kernel_size, or an input at training's resolution first")
+        self._ratio = float(ratio)
 
     @property
     def _device(self) -> torch.device:
@@ -266,22 +308,30 @@ class ContinuousConv(nn.Module):
         return 2 / (max(self.kernel_size) - 1) / math.sqrt(-2 * math.log(self.mask.threshold))
 
     def train(self, mode: bool = True) -> "ContinuousConv":
-        self._kept = None
+        if mode:
+            self._kept = None
         return super().train(mode)
+
+    def _apply(self, *arguments: Any, **options: Any) -> "ContinuousConv":
+        self._kept = None  # parameters move or change their type
+        return super()._apply(*arguments, **options)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kept": None}  # copies and files do without
 
     # The kernel's size is part of the state: without it, weights of a layer that took it from its first input mean nothing.
     def get_extra_state(self) -> Tensor:
-        return torch.tensor(self.kernel_size or (0,) * self.ndim)
+        return torch.tensor([*(self.kernel_size or (0,) * self.ndim), self.ratio], dtype=torch.float64)
 
     def set_extra_state(self, state: Tensor) -> None:
-        size = tuple(int(n) for n in state)
-        self.kernel_size = size if all(size) else None
+        *size, ratio = state.tolist()
+        self.kernel_size = tuple(int(n) for n in size) if all(size) else None
+        self._ratio = ratio
 
     def extra_repr(self) -> str:
         parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}", f"causal={self.causal}"]
+        if self.ratio != 1:
+            parts.append(f"ratio={self.ratio:g}")
         if self.groups != 1:
             parts.append(f"groups={self.groups}")
         if self.bias is None:
@@ -314,7 +364,7 @@ def _read_crops(layers: Sequence[nn.Module], grid: Sequence[int] | None, kept: b
     for layer in continuous:
         if layer.mask is not None:
             vectors[layer.mask] = layer.mask.parameters_in_a_row().detach()
-        entry = layer._kept if kept and not layer.training else None
+        entry = layer._kept if kept and not layer.training and not getattr(layer, "_is_replica", False) else None
         if entry is not None and (unchanged := layer._unchanged(entry)) is not None:
             vectors[layer], entries[layer] = unchanged[None], entry
     rows: dict[Any, list[float]] = {}
@@ -327,9 +377,11 @@ def _read_crops(layers: Sequence[nn.Module], grid: Sequence[int] | None, kept: b
         if layer.kernel_size is None:
             raise InputError(f"{type(layer).__name__} has no kernel size yet: give kernel_size, or an input first")
         if layer.mask is None:
-            keep = [(0, size) for size in layer.kernel_size]
+            around = [taps_around(size, causal=layer.causal, ratio=layer.ratio) for size in layer.kernel_size]
+            keep = [(0, before + after + 1) for before, after in around]
         else:
-            keep = layer.mask.kept_taps(layer.kernel_size, rows[layer.mask], causal=layer.causal)
+            keep = layer.mask.kept_taps(layer.kernel_size, rows[layer.mask], causal=layer.causal, ratio=layer.ratio)
         entry = entries.get(layer)
-        crops[layer] = Crop(keep, entry if entry is not None and rows[layer] == [1.0] and entry.keep == keep else None)
+        same = entry is not None and rows[layer] == [1.0] and entry.settings == layer._kernel_settings(keep)
+        crops[layer] = Crop(keep, entry if same else None)
     return [crops.get(layer) for layer in layers]
