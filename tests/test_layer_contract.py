@@ -15,6 +15,9 @@ every_layer = pytest.mark.parametrize("kind", LAYERS, ids=fs.nn.__all__)
 
 
 def make(kind, **options):
+    if kind in (fs.NJetConv1d, fs.NJetConv2d):  # its kernel is no network to choose
+        options.pop("kernel", None)
+        options.setdefault("sigma", 0.3)
     return kind(4, 6, **options)
 
 

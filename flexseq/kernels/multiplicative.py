@@ -9,9 +9,13 @@ from torch import Tensor, nn
 
 from flexseq.arguments import records_arguments
 from flexseq.errors import InputError
+from flexseq.functional.band_limits import gaussian_band_limit, sine_band_limit
 from flexseq.functional.gaussian import rotate
 from flexseq.kernels.linear import PointwiseLinear, default_bound, pointwise
 from flexseq.kernels.network import KernelNetwork
+
+TOGETHER = 2**20
+"""Numbers up to which all filters are computed at once: few operators instead of many, but tensors that must fit the cache."""
 
 GAMMA_ALPHA, GAMMA_BETA = 6.0, 1.0
 """Shape and rate of the Gamma distribution from which the envelopes' inverse widths are drawn."""
@@ -43,9 +47,17 @@ class MultiplicativeFilterNetwork(KernelNetwork):
             h = g * linear(h)
         return h
 
-    def _filtered(self, positions: Tensor) -> tuple[Tensor, ...]:
-        """Each filter's values, (hidden, *taps). All are computed as one wide filter: none depends on another."""
+    unlimited = False
+
+    def band_limits(self, sigma_cut: float, as_published: bool) -> list[Tensor]:
         filters: list[Any] = list(self.filters)
+        return [g.band_limit(sigma_cut, as_published) for g in filters]
+
+    def _filtered(self, positions: Tensor) -> tuple[Tensor, ...]:
+        """Each filter's values, (hidden, *taps). All are computed as one wide filter, none depending on another, where they are small."""
+        filters: list[Any] = list(self.filters)
+        if self.hidden * len(filters) * positions[0].numel() > TOGETHER:
+            return tuple(g(positions) for g in filters)
         parameters = [torch.cat(same) for same in zip(*[g.values() for g in filters], strict=True)]
         return filters[0].formula(positions, *parameters).chunk(len(filters))
 
@@ -66,6 +78,11 @@ class FourierFilter(nn.Module):
     def values(self) -> tuple[Tensor, ...]:
         """What `formula` takes beside positions, filters along the first axis."""
         return self.linear.weight, self.linear.bias
+
+    def band_limit(self, sigma_cut: float, as_published: bool) -> Tensor:
+        """The highest frequency of all sines along each axis, (ndim,), in cycles per unit."""
+        limits = sine_band_limit(self.linear.weight)
+        return limits.max().expand(limits.shape[1]) if as_published else limits.amax(0)
 
     @staticmethod
     def formula(positions: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -105,6 +122,14 @@ class GaborFilter(nn.Module):
         """What `formula` takes beside positions, filters along the first axis."""
         angle = () if self.theta is None else (2 * math.pi * self.theta,)
         return self.linear.weight, self.linear.bias, self.mu, self.gamma, *angle
+
+    def band_limit(self, sigma_cut: float, as_published: bool) -> Tensor:
+        """The highest frequency of all functions along each axis, (ndim,), in cycles per unit; see `flexseq.max_frequency`."""
+        sine = sine_band_limit(self.linear.weight)
+        if as_published:  # the authors' code knows no turned envelopes
+            return (sine.max() + gaussian_band_limit(self.gamma, sigma_cut=sigma_cut).max()).expand(sine.shape[1])
+        angle = None if self.theta is None else 2 * math.pi * self.theta
+        return (sine + gaussian_band_limit(self.gamma, angle, sigma_cut=sigma_cut)).amax(0)
 
     @staticmethod
     def formula(positions: Tensor, weight: Tensor, bias: Tensor, mu: Tensor, gamma: Tensor, angle: Tensor | None = None) -> Tensor:

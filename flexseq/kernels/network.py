@@ -1,7 +1,10 @@
 """What every kernel network is: positions -> basis -> linear readout."""
 
+import math
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from flexseq.kernels.linear import PointwiseLinear
@@ -35,6 +38,16 @@ class KernelNetwork(nn.Module, ABC):
     def forward(self, positions: Tensor) -> Tensor:
         """(ndim, *taps) -> (out_channels, *taps)."""
         return self.readout(self.basis(positions))
+
+    unlimited: ClassVar[bool] = True
+    """Whether no highest frequency is known."""
+
+    def band_limits(self, sigma_cut: float, as_published: bool) -> list[Tensor]:
+        """The highest frequency of each of the functions whose product the basis is, along each axis: (ndim,) each.
+
+        In cycles per unit; see `flexseq.max_frequency`. A single infinite one where none is known.
+        """
+        return [torch.full((self.ndim,), math.inf, device=self.readout.bias.device)]
 
     def extra_repr(self) -> str:
         return f"ndim={self.ndim}, out_channels={self.out_channels}, hidden={self.hidden}"

@@ -12,10 +12,10 @@ from flexseq.arguments import records_arguments
 from flexseq.errors import InputError, unknown_name
 from flexseq.kernels import KernelFactory
 from flexseq.models.dropout import Dropout
-from flexseq.nn import CKConv2d, FlexConv2d
+from flexseq.nn import CKConv2d, FlexConv2d, NJetConv2d
 from flexseq.nn.continuous import Crop, read_crops
 
-CONVS = ("flex", "ck", "conv")
+CONVS = ("flex", "ck", "njet", "conv")
 
 
 class ImageBlock(nn.Module):
@@ -52,12 +52,12 @@ class FlexNet(nn.Module):
         num_classes: logits.
         depth: blocks of two convolutions each.
         width: channels of the stem; a block has int(width * factor).
-        conv: "flex" (FlexConv2d), "ck" (CKConv2d), or "conv" (plain, with `kernel_size`).
+        conv: "flex" (FlexConv2d), "ck" (CKConv2d), "njet" (NJetConv2d, which takes no `kernel`), or "conv" (plain, with `kernel_size`).
         kernel: the kernel network: "magnet" | "gabor" | "fourier" | "siren" | "mlp", or a factory such as partial(MAGNet, steerable=True).
         image_size: pixels along an edge of the images to train on.
         kernel_size: taps along an edge of each kernel, before cropping; by default the images', plus one where that is even.
         width_factors: of each block; by default 1 for the first two of seven blocks, 2 for the last two, 1.5 between, and so in proportion.
-        mask_sigma: where the masks of "flex" start, in units of position.
+        mask_sigma: where the masks of "flex", or the widths of "njet", start, in units of position.
         dropout: probability, in [0, 1).
         method: how to convolve; see `flexseq.functional.long_conv`.
 
@@ -105,10 +105,11 @@ class FlexNet(nn.Module):
             raise InputError(f"FlexNet expected width_factors for {depth} blocks, each giving at least one channel, got {factors}")
         if kernel_size is None:
             kernel_size = image_size + 1 - image_size % 2
-        continuous: dict[str, Any] = {"kernel_size": kernel_size, "kernel": kernel, "method": method}
+        continuous: dict[str, Any] = {"kernel_size": kernel_size, "method": method}
         makers: dict[str, Callable[[int, int], nn.Module]] = {
-            "flex": functools.partial(FlexConv2d, mask_sigma=mask_sigma, **continuous),
-            "ck": functools.partial(CKConv2d, **continuous),
+            "flex": functools.partial(FlexConv2d, kernel=kernel, mask_sigma=mask_sigma, **continuous),
+            "ck": functools.partial(CKConv2d, kernel=kernel, **continuous),
+            "njet": functools.partial(NJetConv2d, sigma=mask_sigma, **continuous),
             "conv": functools.partial(nn.Conv2d, kernel_size=kernel_size, padding="same"),
         }
         make_conv = makers[conv]

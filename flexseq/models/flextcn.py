@@ -14,10 +14,10 @@ from flexseq.kernels import SIREN, KernelFactory
 from flexseq.models.causal_conv import CausalConv1d
 from flexseq.models.dropout import Dropout
 from flexseq.models.heads import SequenceHead, check_sequences
-from flexseq.nn import CKConv1d, FlexConv1d
+from flexseq.nn import CKConv1d, FlexConv1d, NJetConv1d
 from flexseq.nn.continuous import Crop, read_crops
 
-CONVS = ("flex", "ck", "conv")
+CONVS = ("flex", "ck", "njet", "conv")
 NORMS = ("batch", "layer", "group")
 
 
@@ -93,10 +93,10 @@ class FlexTCN(nn.Module):
         num_classes: logits.
         depth: blocks of two convolutions each.
         width: channels inside.
-        conv: "flex" (FlexConv1d), "ck" (CKConv1d), or "conv" (plain, with `kernel_size`).
+        conv: "flex" (FlexConv1d), "ck" (CKConv1d), "njet" (NJetConv1d, which takes no `kernel`), or "conv" (plain, with `kernel_size`).
         kernel: the kernel network: "magnet" | "gabor" | "fourier" | "siren" | "mlp", or a factory such as partial(MAGNet, hidden=16).
         kernel_size: taps of each kernel before cropping; by default the length of the first input, and kept then.
-        mask_sigma: where the masks of "flex" start: 2.0 is the whole kernel; short series want 0.2 to 0.3.
+        mask_sigma: where the masks of "flex" (or the widths of "njet") start: 2.0 is the whole kernel; short series want 0.2 to 0.3.
         dropout: probability, in [0, 1).
         norm: "batch"; "layer" over the channels of each step; "group" over channels and time together, which looks at the whole
             series, so that the network is not causal then.
@@ -145,15 +145,16 @@ class FlexTCN(nn.Module):
         continuous: dict[str, Any] = {
             "kernel_size": kernel_size,
             "causal": True,
-            "kernel": kernel,
             "variance_preserving": variance_preserving,
             "method": method,
         }
         make_conv: Callable[[int, int], nn.Module]
         if conv == "flex":
-            make_conv = functools.partial(FlexConv1d, mask_sigma=mask_sigma, **continuous)
+            make_conv = functools.partial(FlexConv1d, kernel=kernel, mask_sigma=mask_sigma, **continuous)
         elif conv == "ck":
-            make_conv = functools.partial(CKConv1d, **continuous)
+            make_conv = functools.partial(CKConv1d, kernel=kernel, **continuous)
+        elif conv == "njet":
+            make_conv = functools.partial(NJetConv1d, sigma=mask_sigma, **continuous)
         elif conv == "conv":
             if kernel_size is None or kernel_size < 1:
                 raise InputError(f"{name} expected a kernel_size of at least 1 with conv='conv', got {kernel_size}")

@@ -1,0 +1,137 @@
+"""Band limits of kernels and of whole networks, and the penalty on exceeding Nyquist."""
+
+import torch
+from torch import Tensor, nn
+
+from flexseq.errors import InputError, unknown_name
+from flexseq.functional.band_limits import nyquist_frequency
+from flexseq.kernels.multiplicative import FourierFilter, GaborFilter
+from flexseq.kernels.network import KernelNetwork
+from flexseq.nn.continuous import ContinuousConv
+from flexseq.nn.mask import GaussianMask
+from flexseq.nn.njet import NJetConv
+
+METHODS = ("together", "summed")
+
+
+def max_frequency(
+    module: nn.Module,
+    *,
+    sigma_cut: float = 2.0,
+    include_mask: bool = True,
+    per_axis: bool = False,
+    of_nyquist: bool = False,
+    as_published: bool = False,
+) -> Tensor:
+    """The highest frequency of a filter, a kernel network, a mask or a whole continuous convolution.
+
+    A product of functions has at most the sum of their highest frequencies. Above it lies at most 5 % of a kernel's energy for sigma_cut 2,
+    at most 1e-3 for 4.
+
+    Args:
+        module: a filter or a whole network of flexseq.kernels, a GaussianMask, or a layer.
+        sigma_cut: how many standard deviations of a Gaussian's spectrum count.
+        include_mask: whether a layer's mask counts.
+        per_axis: one number for each axis, instead of the largest.
+        of_nyquist: as a fraction of the Nyquist frequency of the layer's kernel at the resolution that it is set to, instead of cycles per
+            unit of position; for layers.
+        as_published: the authors' code's bound of a Gabor filter, (max |w| + sigma_cut max gamma) / 2 pi with the two maxima taken apart,
+            over channels and axes. The default takes the maximum of the sum, up to 7 % lower. (The paper's Eqs. 14 and 15 take the
+            smaller gamma of the axes, which is no bound.)
+
+    Returns:
+        A scalar, or (ndim,). inf where no bound is known: SIREN and MLP networks. Gradients reach the parameters.
+
+    Raises:
+        InputError: something that has no frequency; of_nyquist without a layer whose kernel size is known.
+
+    Source:
+        FlexConv, Sec. 3.3 and appendix A.
+
+    Example:
+        >>> import flexseq as fs
+        >>> bool(max_frequency(fs.CKConv1d(1, 1, kernel="siren")).isinf())
+        True
+    """
+    if isinstance(module, ContinuousConv):
+        filters, mask = _layer_limits(module, sigma_cut, include_mask, as_published)
+        limits = torch.stack(filters).sum(0) + mask
+        if of_nyquist:
+            limits = limits / _nyquist(module).to(limits)
+    elif isinstance(module, KernelNetwork):
+        limits = torch.stack(module.band_limits(sigma_cut, as_published)).sum(0)
+    elif isinstance(module, GaussianMask):
+        limits = module.band_limits(sigma_cut)
+    elif isinstance(module, FourierFilter | GaborFilter):
+        limits = module.band_limit(sigma_cut, as_published)
+    else:
+        raise InputError(f"max_frequency expected a filter, kernel network, mask or layer of flexseq, got {type(module).__name__}")
+    if of_nyquist and not isinstance(module, ContinuousConv):
+        raise InputError(f"max_frequency expected a layer with of_nyquist=True, got {type(module).__name__}")
+    return limits if per_axis else limits.max()
+
+
+def alias_penalty(
+    model: nn.Module,
+    *,
+    include_mask: bool = False,
+    method: str = "together",
+    sigma_cut: float = 2.0,
+    as_published: bool = False,
+) -> Tensor:
+    """What the continuous convolutions of a model pay for frequencies above Nyquist, at the resolution that it is set to.
+
+    With f_l the limit of the l-th of L filters, f_mask the mask's, N the kernel's Nyquist frequency before cropping:
+        "together":  sum_l max(0, f_l + f_mask / L - N / L)^2
+        "summed":    max(0, sum_l f_l + f_mask - N)^2
+    summed over layers; with several axes each term takes the axis that exceeds most.
+
+    Args:
+        model: any module, or a single layer.
+        include_mask: whether f_mask counts; left out by default, as in the paper.
+        method: "together" | "summed".
+        sigma_cut, as_published: as in `max_frequency`.
+
+    Returns:
+        A scalar, to be added to the loss (the papers' weight is 0.1); 0 for a model without continuous convolutions.
+
+    Raises:
+        InputError: an unknown method; a layer whose kernel has no known bound, by name.
+
+    Source:
+        FlexConv, Eqs. 8 and 9.
+    """
+    if method not in METHODS:
+        raise unknown_name("method", method, METHODS)
+    total = next(model.parameters()).new_zeros(())
+    for name, layer in model.named_modules():
+        if not isinstance(layer, ContinuousConv):
+            continue
+        limits, mask = _layer_limits(layer, sigma_cut, include_mask, as_published)
+        if layer.kernel_network.unlimited:
+            kind = type(layer.kernel_network).__name__
+            raise InputError(f"alias_penalty expected kernels with a known highest frequency, got {kind} in {name or 'the layer'}")
+        nyquist = _nyquist(layer).to(limits[0])
+        if method == "together":
+            excesses = [limit + (mask - nyquist) / len(limits) for limit in limits]
+        else:
+            excesses = [torch.stack(limits).sum(0) + mask - nyquist]
+        for excess in excesses:
+            total = total + excess.max().clamp_min(0).square()
+    return total
+
+
+def _layer_limits(layer: ContinuousConv, sigma_cut: float, include_mask: bool, as_published: bool) -> tuple[list[Tensor], Tensor]:
+    """Of each filter, and of the mask, 0 where it does not count: (ndim,) each."""
+    filters = layer.kernel_network.band_limits(sigma_cut, as_published)
+    if isinstance(layer, NJetConv):  # polynomials of position / sigma, and a window without which they have no limit
+        return [filters[0] / layer.mask.sigma.abs()], layer.mask.band_limits(sigma_cut)
+    if layer.mask is None or not include_mask:
+        return filters, torch.zeros_like(filters[0])
+    return filters, layer.mask.band_limits(sigma_cut)
+
+
+def _nyquist(layer: ContinuousConv) -> Tensor:
+    if layer.kernel_size is None:
+        raise InputError(f"{type(layer).__name__} has no kernel size yet: give kernel_size, or an input first")
+    return torch.tensor([nyquist_frequency(size) * layer.ratio for size in layer.kernel_size])

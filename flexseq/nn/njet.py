@@ -1,0 +1,108 @@
+"""N-Jet: kernels as learned mixes of a Gaussian's derivatives, of a learned width."""
+
+import functools
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from flexseq.arguments import records_arguments
+from flexseq.errors import InputError
+from flexseq.kernels.hermite import Hermite
+from flexseq.nn.continuous import ContinuousConv
+from flexseq.nn.mask import GaussianMask
+from flexseq.positions import Keep
+
+
+class NJetConv(ContinuousConv):
+    """Convolution with mixes of a Gaussian's derivatives, sigma^n d^n G up to an order, whose width sigma is learned.
+
+    G sums to 1 over the taps, so that order 0 alone is a Gaussian blur whatever the kernel's size.
+
+    Args:
+        in_channels, out_channels: multiples of `groups`.
+        kernel_size: taps along each axis before cropping; where None, taken from the first input and kept (in the state_dict too): a
+            sequence's length, or for images the size, plus one where that is even.
+        causal: an output sees only the present and the past: half of each function; else the layer is centred and zero-padded "same".
+        groups: as in torch.nn; in_channels for a depthwise layer.
+        bias: whether a learned constant is added to each output channel; it starts at 0.
+        order: highest total order of a derivative, at least 1.
+        sigma: where the width starts, for each axis, in units of position ([-1, 1] is the whole kernel); above 0.
+        extent: the kernel is cropped at so many sigma; above 0.
+        variance_preserving: scale the readout so that a white input and the output have the same variance.
+        method: "auto", "direct", "fft" or "overlap"; see `flexseq.functional.long_conv`.
+
+    Raises:
+        InputError: arguments out of range.
+
+    Source:
+        Pintea et al. 2021, "Resolution learning in deep convolutional networks using scale-space theory"; a baseline of FlexConv, Table 4.
+
+    Example:
+        >>> import torch
+        >>> layer = NJetConv1d(3, 8, 101, sigma=0.1)
+        >>> layer(torch.randn(2, 3, 200)).shape, layer.sample_kernel().shape
+        (torch.Size([2, 8, 200]), torch.Size([8, 3, 41]))
+    """
+
+    mask: GaussianMask
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int] | None = None,
+        *,
+        causal: bool = False,
+        groups: int = 1,
+        bias: bool = True,
+        order: int = 3,
+        sigma: float = 0.075,
+        extent: float = 4.0,
+        variance_preserving: bool = False,
+        method: str = "auto",
+    ):
+        name = type(self).__name__
+        for argument, value in (("sigma", sigma), ("extent", extent)):
+            if not value > 0:  # NaN too
+                raise InputError(f"{name} expected {argument} above 0, got {value}")
+        if not isinstance(order, int) or order < 1:
+            raise InputError(f"{name} expected an order of at least 1, got {order}")
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            causal=causal,
+            groups=groups,
+            bias=bias,
+            kernel=functools.partial(Hermite, order=order),
+            spatial_extent=1.0,
+            mask=GaussianMask(self.ndim, mean=float(causal), sigma=sigma, threshold=math.exp(-0.5 * extent**2), learn_mean=False),
+            variance_preserving=variance_preserving,
+            method=method,
+        )
+
+    def _basis(self, keep: Keep) -> Tensor:
+        positions = self._positions(keep)
+        column = (self.ndim, *[1] * self.ndim)
+        sigma = self.mask.sigma.to(positions.dtype).abs()
+        basis = self.kernel_network.basis((positions - self.mask.mean.to(positions.dtype).view(column)) / sigma.view(column))
+        assert self.kernel_size is not None
+        gaussian = self.mask(positions)
+        for size, width in zip(self.kernel_size, sigma, strict=True):
+            if size > 1:
+                gaussian = gaussian * (2 / (size - 1) / (math.sqrt(2 * math.pi) * width))  # sums to 1 over taps at ratio 1
+        return self._weighted(torch.cat([basis, torch.ones_like(basis[:1])]) * gaussian, keep)
+
+
+@records_arguments
+class NJetConv1d(NJetConv):
+    __doc__ = NJetConv.__doc__
+    ndim = 1
+
+
+@records_arguments
+class NJetConv2d(NJetConv):
+    __doc__ = NJetConv.__doc__
+    ndim = 2
