@@ -1,9 +1,12 @@
 """flexseq: convolutions whose kernels are functions."""
 
 from flexseq import compat, functional, kernels, models, nn
+from flexseq.antialias import alias_penalty, max_frequency
 from flexseq.errors import InputError
-from flexseq.models import CKCNN, CKTCN, TCN, FlexNet, FlexTCN
-from flexseq.nn import CKConv1d, CKConv2d, CKConv3d, FlexConv1d, FlexConv2d, FlexConv3d
+from flexseq.functional.band_limits import nyquist_frequency
+from flexseq.models import CKCNN, CKTCN, TCN, CIFARResNet, FlexNet, FlexTCN
+from flexseq.nn import CKConv1d, CKConv2d, CKConv3d, FlexConv1d, FlexConv2d, FlexConv3d, NJetConv1d, NJetConv2d
+from flexseq.resolution import set_resolution
 from flexseq.saving import load, save
 from flexseq.training.parameters import param_groups
 
@@ -13,6 +16,7 @@ __all__ = [
     "CKCNN",
     "CKTCN",
     "TCN",
+    "CIFARResNet",
     "CKConv1d",
     "CKConv2d",
     "CKConv3d",
@@ -22,12 +26,18 @@ __all__ = [
     "FlexNet",
     "FlexTCN",
     "InputError",
+    "NJetConv1d",
+    "NJetConv2d",
+    "alias_penalty",
     "compat",
     "functional",
     "kernels",
     "load",
+    "max_frequency",
     "models",
     "nn",
+    "nyquist_frequency",
     "param_groups",
     "save",
+    "set_resolution",
 ]

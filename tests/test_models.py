@@ -26,6 +26,8 @@ def count(model):
         (lambda: fs.CKCNN(), 98_286),
         (lambda: fs.CKCNN(3), 100_386),
         (lambda: fs.FlexNet(), 671_650),
+        (lambda: fs.CIFARResNet(depth=44), 658_586),
+        (lambda: fs.CIFARResNet(depth=32), 464_154),
     ],
 )
 def test_parameter_counts_are_the_papers(model, parameters):
