@@ -65,6 +65,7 @@ class Dataset:
         shape: (channels, *grid) of one input.
         notes: what a reader of results should know: files left out, for instance.
         options: how it was made, defaults included.
+        augment: what is done to training batches, on the device they are on; None for nothing.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Dataset:
     shape: tuple[int, ...]
     notes: list[str] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
+    augment: Callable[[Tensor], Tensor] | None = None
 
     @property
     def sizes(self) -> dict[str, int]:

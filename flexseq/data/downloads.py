@@ -45,6 +45,20 @@ def fetch(urls: Sequence[str], sha256: str | None, folder: Path) -> Path:
     )
 
 
+def set_aside_if_altered(path: Path, sha256: str) -> bool:
+    """Whether a file is there, as it should be; one with another checksum is kept under another name, and said to be."""
+    import pooch
+
+    if not path.is_file():
+        return False
+    if pooch.file_hash(str(path)) == sha256:
+        return True
+    aside = path.with_name(f"{path.name}.altered")
+    path.replace(aside)
+    print(f"{path} is truncated or altered: its SHA-256 is not the known one; kept as {aside}, not used", flush=True)
+    return False
+
+
 def _reason(error: Exception) -> str:
     if isinstance(error, ValueError):
         return "its SHA-256 is not the known one"

@@ -32,6 +32,21 @@ def stratified_split(targets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nd
     return train, validation, test
 
 
+def held_out(targets: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the samples that train, and of a share that is held out, each class in proportion, always the same ones.
+
+    Raises:
+        InputError: a class too small to be in both.
+    """
+    from sklearn.model_selection import train_test_split
+
+    try:
+        train, rest = train_test_split(np.arange(len(targets)), test_size=share, random_state=0, stratify=targets)
+    except ValueError as error:
+        raise InputError(f"cannot hold out {share:.0%} of {len(targets)} samples of {len(np.unique(targets))} classes: {error}") from error
+    return np.sort(train), np.sort(rest)
+
+
 def limited(targets: np.ndarray, limit: int | None) -> np.ndarray:
     """Indices of at most `limit` samples, each class in proportion, always the same ones; all where limit is None.
 

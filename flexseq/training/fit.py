@@ -80,7 +80,7 @@ def fit(
     pin = device.type == "cuda"
     train = EpochLoader(dataset.train, recipe.batch_size, seed=recipe.seed, workers=recipe.workers, pin_memory=pin)
     validation = EpochLoader(dataset.validation, recipe.batch_size, workers=recipe.workers, pin_memory=pin)
-    module = Classifier(model, len(dataset.classes), recipe, len(train))
+    module = Classifier(model, len(dataset.classes), recipe, len(train), dataset.augment)
     history = History(folder / LOG)
     trainer = Trainer(
         accelerator={"cuda": "gpu"}.get(device.type, device.type),

@@ -1,5 +1,6 @@
 """The Lightning module: one classifier, its loss, its optimiser."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,9 +11,12 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
+from flexseq.antialias import alias_penalty
 from flexseq.training.parameters import kernel_penalty, param_groups
 from flexseq.training.recipe import Recipe
 from flexseq.training.schedule import warmup_cosine
+
+Augment = Callable[[Tensor], Tensor] | None
 
 
 class Classifier(LightningModule):
@@ -23,12 +27,14 @@ class Classifier(LightningModule):
         num_classes: logits.
         recipe: how to train.
         steps_per_epoch: batches in an epoch.
+        augment: done to training inputs.
     """
 
-    def __init__(self, model: nn.Module, num_classes: int, recipe: Recipe, steps_per_epoch: int):
+    def __init__(self, model: nn.Module, num_classes: int, recipe: Recipe, steps_per_epoch: int, augment: Augment = None):
         super().__init__()
         self.model = model
         self.recipe = recipe
+        self.augment = augment
         self.steps = recipe.epochs * steps_per_epoch
         self.warmup_steps = round(min(recipe.warmup_epochs, recipe.epochs / 10) * steps_per_epoch)
         self.losses: Any = nn.ModuleDict({stage: MeanMetric(nan_strategy="disable") for stage in ("fit", "val")})
@@ -37,9 +43,12 @@ class Classifier(LightningModule):
         )
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
-        loss = self._classify(batch, "fit")
+        inputs, targets = batch
+        loss = self._classify((inputs if self.augment is None else self.augment(inputs), targets), "fit")
         if self.recipe.kernel_penalty:
             loss = loss + self.recipe.kernel_penalty * kernel_penalty(self.model)
+        if self.recipe.alias_penalty != "none":
+            loss = loss + self.recipe.alias_weight * alias_penalty(self.model, include_mask=self.recipe.alias_penalty == "flexconv")
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:

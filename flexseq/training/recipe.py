@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-from flexseq.errors import InputError
+from flexseq.errors import InputError, unknown_name
+
+PENALTIES = ("none", "magnet", "flexconv")
 
 
 @dataclass
@@ -15,6 +17,10 @@ class Recipe:
         lr: learning rate after the warm-up.
         mask_lr_scale: the masks' share of it.
         kernel_penalty: weight of the sum over layers of ||sampled kernel||_2 + ||bias||_2.
+        alias_penalty: what frequencies above Nyquist pay, "none", "magnet" (of kernels without their mask) or "flexconv" (with it);
+            see `flexseq.alias_penalty`.
+        alias_weight: of that.
+        fine_tune_epochs: of tasks that train a second time, at another resolution.
         warmup_epochs: of the linear rise; at most a tenth of all epochs is taken, so that short runs get to train too.
         min_lr: where the cosine ends.
         gradient_clip: largest norm of the gradient; 0 for none.
@@ -28,6 +34,9 @@ class Recipe:
     lr: float
     mask_lr_scale: float = 0.1
     kernel_penalty: float = 0.0
+    alias_penalty: str = "none"
+    alias_weight: float = 0.1
+    fine_tune_epochs: int = 0
     warmup_epochs: float = 5.0
     min_lr: float = 1e-6
     gradient_clip: float = 0.0
@@ -39,6 +48,8 @@ class Recipe:
         for name, smallest in (("epochs", 1), ("batch_size", 1), ("seed", 0), ("workers", 0), ("kernel_penalty", 0), ("gradient_clip", 0)):
             if not getattr(self, name) >= smallest:  # NaN too
                 raise InputError(f"{name} expected at least {smallest}, got {getattr(self, name)}")
+        if self.alias_penalty not in PENALTIES:
+            raise unknown_name("penalty", self.alias_penalty, PENALTIES)
         if not self.lr > 0:
             raise InputError(f"lr expected above 0, got {self.lr}")
         if self.seed >= 2**63:
