@@ -1,5 +1,6 @@
 """The command line's options."""
 
+import dataclasses
 import os
 import sys
 from collections.abc import Iterator
@@ -34,8 +35,10 @@ def bench(
     depth: Annotated[int | None, typer.Option(help="blocks")] = None,
     width: Annotated[int | None, typer.Option(help="channels inside")] = None,
     kernel: Annotated[str | None, typer.Option(help=" | ".join(KERNELS))] = None,
-    conv: Annotated[str | None, typer.Option(help="flex | ck | conv (with --kernel-size)")] = None,
-    kernel_size: Annotated[int | None, typer.Option(help="taps before cropping; by default the sequence's length")] = None,
+    conv: Annotated[str | None, typer.Option(help="flex | ck | njet | conv (with --kernel-size)")] = None,
+    kernel_size: Annotated[
+        int | None, typer.Option(help="taps before cropping; by default the sequence's length, or the images' size")
+    ] = None,
     mask_sigma: Annotated[
         float | None, typer.Option(help="standard deviation where masks start; the kernel spans -1 to 1, the papers have 0.075")
     ] = None,
@@ -49,6 +52,13 @@ def bench(
     seed: Annotated[int, typer.Option(help="of weights, order and dropout")] = 0,
     seeds: Annotated[int, typer.Option(help="runs, with seeds counted up from --seed: mean and spread")] = 1,
     limit: Annotated[int | None, typer.Option(help="use at most this many samples")] = None,
+    source: Annotated[int | None, typer.Option(help="transfer: pixels along an edge to train at")] = None,
+    target: Annotated[int | None, typer.Option(help="transfer: pixels along an edge to test and fine-tune at")] = None,
+    penalty: Annotated[
+        str | None, typer.Option(help="what frequencies above Nyquist pay: none | magnet (without masks) | flexconv (with masks)")
+    ] = None,
+    fine_tune_epochs: Annotated[int | None, typer.Option(help="transfer: epochs at the target")] = None,
+    size: Annotated[int | None, typer.Option(help="imagenet_k: pixels along an edge, 8 | 16 | 32 | 64; 32 by default")] = None,
     data_dir: Annotated[str | None, typer.Option(help="the folder that holds the data")] = None,
     download: Annotated[bool, typer.Option("--download", help="fetch the data into --data-dir if it is not there")] = False,
     words: Annotated[str | None, typer.Option(help="speech: classes, as a,b,c")] = None,
@@ -74,7 +84,7 @@ def bench(
         chosen = TASKS[task]
         if data_dir is not None:
             data_dir = os.path.abspath(os.path.expanduser(data_dir))
-        data = _given(data_dir=data_dir, download=download or None, words=words, split=split, short=short, limit=limit)
+        data = _given(data_dir=data_dir, download=download or None, words=words, split=split, short=short, limit=limit, size=size)
         for name in data:
             if name not in chosen.options:
                 raise InputError(f"{task} has no option --{name.replace('_', '-')}; for its data it takes {', '.join(chosen.options)}")
@@ -88,10 +98,21 @@ def bench(
             raise InputError("--resume needs --out, the folder of the run to go on with")
         training = _given(epochs=epochs, batch_size=batch_size, lr=lr, kernel_penalty=kernel_penalty, gradient_clip=gradient_clip)
         own_data = chosen.defaults.own_data if words is not None else {}
-        recipe = Recipe(**{**chosen.defaults.recipe, **own_data, **training}, precision=PRECISIONS[precision], seed=seed, workers=workers)
+        if chosen.transfer is None and not (source is target is fine_tune_epochs is None):
+            raise InputError(f"{task} has no options --source, --target and --fine-tune-epochs; transfer tasks have them")
+        if chosen.transfer is not None:
+            sizes = _given(source=source, target=target)
+            chosen = dataclasses.replace(chosen, transfer=dataclasses.replace(chosen.transfer, **sizes))
+        training |= _given(alias_penalty=penalty, fine_tune_epochs=fine_tune_epochs)
+        if penalty is None and (model not in (None, "flexnet") or conv in ("conv", "njet") or kernel in ("siren", "mlp")):
+            training["alias_penalty"] = "none"  # nothing with a known bound to pay for
+        by_kernel = chosen.defaults.kernels.get(kernel or "", {})
+        recipe = Recipe(
+            **{**chosen.defaults.recipe, **own_data, **by_kernel, **training}, precision=PRECISIONS[precision], seed=seed, workers=workers
+        )
         given = _given(depth=depth, width=width, kernel=kernel, conv=conv, kernel_size=kernel_size)
         given |= _given(mask_sigma=mask_sigma, dropout=dropout, head=head)
-        name = model or "flextcn"
+        name = model or chosen.model
         plan = Plan(chosen, data, name, network_arguments(name, given, chosen.defaults.networks.get(name, {})), recipe)
         folder = out or Path("runs") / f"{task}-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
         print(run(plan, folder, seeds=seeds, device=device, resume=resume))

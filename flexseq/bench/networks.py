@@ -8,9 +8,18 @@ from torch import nn
 
 from flexseq.data.dataset import Dataset
 from flexseq.errors import InputError, unknown_name
-from flexseq.models import CKCNN, CKTCN, TCN, FlexTCN
+from flexseq.models import CKCNN, CKTCN, TCN, CIFARResNet, FlexNet, FlexTCN
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {"flextcn": FlexTCN, "cktcn": CKTCN, "ckcnn": CKCNN, "tcn": TCN}
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "flextcn": FlexTCN,
+    "cktcn": CKTCN,
+    "ckcnn": CKCNN,
+    "tcn": TCN,
+    "flexnet": FlexNet,
+    "cifar_resnet": CIFARResNet,
+}
+FROM_DATA = ("in_channels", "num_classes", "image_size")
+"""Arguments that the dataset gives."""
 
 
 def network_arguments(name: str, given: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
@@ -22,14 +31,14 @@ def network_arguments(name: str, given: dict[str, Any], defaults: dict[str, Any]
     if name not in NETWORKS:
         raise unknown_name("model", name, NETWORKS)
     signature = inspect.signature(NETWORKS[name]).parameters
-    own = {argument: p.default for argument, p in signature.items() if argument not in ("in_channels", "num_classes")}
+    own = {argument: p.default for argument, p in signature.items() if argument not in FROM_DATA}
     for argument in given:
         if argument not in own:
             raise InputError(f"--model {name} has no option --{argument.replace('_', '-')}; it takes {', '.join(own)}")
     if given.get("head") == "sequence":
         raise InputError("--head expected last or mean for a task with one class a sequence, got sequence")
     conv = given.get("conv", "flex")
-    for argument, needed in (("mask_sigma", ("flex",)), ("kernel", ("flex", "ck"))):
+    for argument, needed in (("mask_sigma", ("flex", "njet")), ("kernel", ("flex", "ck"))):
         if argument in given and conv not in needed:
             raise InputError(f"--conv {conv} has no --{argument.replace('_', '-')}")
     return {**own, **defaults, **given}
@@ -37,6 +46,8 @@ def network_arguments(name: str, given: dict[str, Any], defaults: dict[str, Any]
 
 def build_network(name: str, arguments: dict[str, Any], dataset: Dataset) -> nn.Module:
     """The network for a dataset's channels and classes."""
+    if "image_size" in inspect.signature(NETWORKS[name]).parameters:
+        arguments = {**arguments, "image_size": dataset.shape[-1]}
     return NETWORKS[name](dataset.shape[0], len(dataset.classes), **arguments)
 
 
@@ -47,9 +58,11 @@ def is_papers(name: str, arguments: dict[str, Any], defaults: dict[str, Any]) ->
 
 
 def row_name(name: str, arguments: dict[str, Any]) -> str:
-    """The row of the papers' tables: "FlexTCN-magnet-6", "CKCNN-2", "TCN-8"."""
+    """The row of the papers' tables: "FlexTCN-magnet-6", "CKCNN-2", "TCN-8", "FlexNet-conv3-7"."""
     label = NETWORKS[name].__name__
     kernel = f"-{arguments['kernel']}" if isinstance(arguments.get("kernel"), str) else ""
     if arguments.get("conv", "flex") != "flex":
-        label, kernel = {"ck": ("CKTCN", kernel), "conv": ("FlexTCN-conv", "")}[arguments["conv"]]
+        plain = f"{label}-conv{arguments['kernel_size'] if label == 'FlexNet' else ''}"
+        without_mask = {"FlexNet": "CKNet"}.get(label, "CKTCN")
+        label, kernel = {"ck": (without_mask, kernel), "njet": (f"{label}-njet", ""), "conv": (plain, "")}[arguments["conv"]]
     return f"{label}{kernel}-{arguments['depth']}"

@@ -1,6 +1,7 @@
 """Pictures of a run: curves over epochs, and which class was taken for which."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -49,5 +50,27 @@ def plot_confusion(matrix: np.ndarray, classes: list[str], path: Path) -> None:
     axis.set_xlabel("predicted")
     axis.set_ylabel("true")
     axis.set_title("test split, final epoch")
+    with replacing(path) as part:
+        figure.savefig(part, dpi=120)
+
+
+def plot_transfer(first: list[dict[str, float]], second: list[dict[str, float]], result: dict[str, Any], path: Path) -> None:
+    """Validation accuracy over both trainings, and the test accuracies at both sizes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    curve, bars = figure.subplots(1, 2, width_ratios=(3, 2))
+    epochs = range(1, len(first) + len(second) + 1)
+    curve.plot(epochs[: len(first)], [row["validation_accuracy"] for row in first], label=f"at {result['source_size']} px")
+    curve.plot(epochs[len(first) :], [row["validation_accuracy"] for row in second], label=f"at {result['target_size']} px", marker=".")
+    curve.set(xlabel="epoch", ylabel="validation accuracy")
+    curve.grid(alpha=0.3)
+    curve.legend(fontsize=8)
+    names = ["source", "target,\nas it is", "target,\nfine-tuned"]
+    values = [result["value_at_source"], result["value_at_target_as_it_is"], result["value"]]
+    drawn = bars.bar(names, values, color=["tab:blue", "tab:red", "tab:orange"])
+    bars.bar_label(drawn, [f"{value:.1%}" for value in values])
+    bars.set(ylabel="test accuracy", ylim=(0, 1.08))
+    figure.suptitle(f"{result['task']}: {result['model']}, penalty {result['penalty']}", fontsize=10)
     with replacing(path) as part:
         figure.savefig(part, dpi=120)

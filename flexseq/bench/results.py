@@ -16,6 +16,12 @@ import flexseq
 from flexseq.files import write_text
 
 RESULT = "result.json"
+TRANSFERRED = {
+    "value_at_source": "test accuracy at {source_size} px",
+    "value_at_target_as_it_is": "test accuracy at {target_size} px, as it is",
+    "change_at_target": "change",
+}
+"""Figures of tasks that train at one resolution and test at another, before they are fine-tuned there."""
 PACKAGES = ("torch", "numpy", "pytorch-lightning", "torchmetrics", "scikit-learn", "torchaudio", "soundfile")
 
 
@@ -54,6 +60,10 @@ def summary_of(results: list[dict[str, Any]]) -> dict[str, Any]:
     values = [result["value"] for result in results]
     at_best = [result["value_at_best_validation"] for result in results]
     shared = {key: value for key, value in results[0].items() if key not in ("seed", "per_class", "best_epoch")}
+    for key in TRANSFERRED:
+        if key in shared:
+            each = [result[key] for result in results]
+            shared |= {key: statistics.mean(each), f"{key}_spread": statistics.stdev(each)}
     return {
         **shared,
         "value": statistics.mean(values),
@@ -75,6 +85,10 @@ def print_result(result: dict[str, Any]) -> None:
     paper = [] if result["paper_value"] is None else [f"{result['paper_value']:.2%}"]
     table = Table("", "this run", *["paper" for _ in paper], title=title)
     spread = f" ± {result['spread']:.2%} over seeds {', '.join(map(str, result['seeds']))}" if "spread" in result else ""
+    for key, name in TRANSFERRED.items():
+        if key in result:
+            around = f" ± {result[f'{key}_spread']:.2%}" if f"{key}_spread" in result else ""
+            table.add_row(name.format(**result), f"{result[key]:.2%}{around}")
     table.add_row("test accuracy, final epoch", f"{result['value']:.2%}{spread}", *paper)
     table.add_row("test accuracy at the best validation epoch", f"{result['value_at_best_validation']:.2%}")
     table.add_row("best validation accuracy", f"{result['best_validation']:.2%}")

@@ -14,6 +14,8 @@ from flexseq.bench.networks import build_network, is_papers, row_name
 from flexseq.bench.plots import plot_confusion, plot_curves
 from flexseq.bench.results import RESULT, confusion, print_result, read_result, summary_of, versions, write_result
 from flexseq.bench.tasks import Task
+from flexseq.bench.transfer import OURS as TRANSFERS
+from flexseq.bench.transfer import SOURCE, run_transfer
 from flexseq.data.dataset import Dataset
 from flexseq.errors import InputError
 from flexseq.files import write_text
@@ -21,7 +23,7 @@ from flexseq.training.fit import CHECKPOINT, LOG, Fitted, fit, pick_device, pred
 from flexseq.training.recipe import Recipe
 
 RECIPE = "recipe.json"
-OURS = (RECIPE, RESULT, LOG, CHECKPOINT, "model.safetensors", "best.safetensors", "curves.png", "confusion.png", "kernels.png")
+OURS = (RECIPE, RESULT, LOG, CHECKPOINT, "model.safetensors", "best.safetensors", "curves.png", "confusion.png", "kernels.png", *TRANSFERS)
 """What a run writes: a folder that holds any of these is some run's."""
 FREE = ("workers", "download")
 """Parts of a recipe that may differ between a run and its continuation: they do not change the result."""
@@ -48,7 +50,9 @@ class Plan:
     def as_json(self) -> dict[str, Any]:
         """As it is kept in recipe.json and result.json."""
         recipe = dataclasses.asdict(self.recipe)
-        return {"task": self.task.name, "data": self.data, "model": self.model, "network": self.network, "training": recipe}
+        parts = {"task": self.task.name, "data": self.data, "model": self.model, "network": self.network, "training": recipe}
+        transfer = self.task.transfer
+        return parts if transfer is None else {**parts, "transfer": {"source": transfer.source, "target": transfer.target}}
 
 
 def run(plan: Plan, folder: Path, *, seeds: int, device: str, resume: bool) -> Path:
@@ -163,10 +167,12 @@ def _claim(folder: Path, recipe: dict[str, Any], resume: bool) -> None:
 
 def _let_go(folder: Path) -> None:
     """Give up the claim on a folder where no epoch was finished: there is nothing to go on with."""
-    if (folder / CHECKPOINT).exists():
+    if (folder / CHECKPOINT).exists() or (folder / SOURCE / CHECKPOINT).exists():
         return
-    for name in (RECIPE, LOG):
+    for name in (RECIPE, LOG, f"{SOURCE}/{LOG}"):
         (folder / name).unlink(missing_ok=True)
+    if (folder / SOURCE).is_dir() and not any((folder / SOURCE).iterdir()):
+        (folder / SOURCE).rmdir()
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -182,6 +188,8 @@ def _run_one(plan: Plan, dataset: Dataset, folder: Path, device: torch.device, r
     model = build_network(plan.model, plan.network, dataset)
     _claim(folder, plan.as_json(), resume)
     try:
+        if plan.task.transfer is not None:
+            return run_transfer(plan, plan.task.transfer, dataset, folder, device, resume)
         fitted = fit(model, dataset, recipe, folder, device=device, resume=resume, label=f"{plan.task.name} seed {recipe.seed}")
     except BaseException:
         _let_go(folder)

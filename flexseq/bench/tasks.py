@@ -4,8 +4,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from flexseq.bench.recipes import DIGITS, SPEECH_MFCC, SPEECH_RAW, TaskRecipe
+from flexseq.bench.recipes import (
+    CIFAR,
+    CIFAR_TRANSFER,
+    DIGITS,
+    DIGITS_TRANSFER,
+    IMAGENET,
+    IMAGENET_TRANSFER,
+    SPEECH_MFCC,
+    SPEECH_RAW,
+    STL10,
+    TaskRecipe,
+)
+from flexseq.bench.transfer import Transfer
+from flexseq.data.augment import resize
 from flexseq.data.dataset import Dataset
+from flexseq.data.digit_images import fourier_resize
 
 
 @dataclass(frozen=True)
@@ -19,6 +33,8 @@ class Task:
         load: keyword options -> the dataset.
         options: which of the data options `load` takes.
         defaults: how it trains, and the arguments of its network.
+        model: which network by default.
+        transfer: from which size to which, for tasks that train and test at two.
         paper: published accuracy by the network's row, such as "FlexTCN-magnet-6".
         paper_samples: how many samples the paper's data has in all,
         paper_options: and how it was made: its figures stand beside runs on such data, and on no other.
@@ -31,6 +47,8 @@ class Task:
     load: Callable[..., Dataset]
     options: tuple[str, ...]
     defaults: TaskRecipe
+    model: str = "flextcn"
+    transfer: Transfer | None = None
     paper: dict[str, float] = field(default_factory=dict)
     paper_samples: int = 0
     paper_options: dict[str, Any] = field(default_factory=dict)
@@ -68,6 +86,53 @@ def _speech(name: str, description: str, *, mfcc: bool, defaults: TaskRecipe, pa
         paper_samples=34_975,
         paper_options={"split": "paper", "short": "drop"},
     )
+
+
+def _load_images(name: str, *, data_dir: str | None = None, **options: Any) -> Dataset:
+    from flexseq.data.images import load_images
+
+    return load_images(name, folder=data_dir, **options)
+
+
+def _images_are_here(name: str, folder: str | None) -> bool:
+    from flexseq.data.images import images_are_here
+
+    return images_are_here(name, folder)
+
+
+def _images(
+    name: str, description: str, megabytes: int, defaults: TaskRecipe, paper: dict[str, float] | None = None, samples: int = 0
+) -> Task:
+    return Task(
+        name=name,
+        description=description,
+        needs=f"the official files ({megabytes:,} MB, fetched on first use), or a folder that holds them (--data-dir)",
+        is_here=lambda folder: _images_are_here(name, folder),
+        load=lambda **options: _load_images(name, **options),
+        options=("data_dir", "download", "limit"),
+        defaults=defaults,
+        model="flexnet",
+        paper=paper or {},
+        paper_samples=samples,
+    )
+
+
+def _load_imagenet(*, size: int = 32, data_dir: str | None = None, **options: Any) -> Dataset:
+    from flexseq.data.images import load_small_imagenet
+
+    return load_small_imagenet(size, folder=data_dir, **options)
+
+
+def _imagenet_is_here(folder: str | None) -> bool:
+    from flexseq.data.images import imagenet_is_here
+
+    return imagenet_is_here(folder)
+
+
+def _load_digit_images(**options: Any) -> Dataset:
+    from flexseq.data.digit_images import load_digit_images
+
+    return load_digit_images(**options)
 
 
 TASKS = {
@@ -119,6 +184,77 @@ TASKS = {
                 "FlexTCN-fourier-6": 0.9102,
                 "FlexTCN-gabor-6": 0.9150,
             },
+        ),
+        _images("mnist", "handwritten digits, 28 px", 12, CIFAR, {"FlexNet-magnet-7": 0.997}, 70_000),
+        _images("fashion_mnist", "pieces of clothing, 28 px", 31, CIFAR),
+        _images(
+            "cifar10",
+            "photographs of ten kinds of things, 32 px",
+            170,
+            CIFAR,
+            # FlexConv, Tables 3 and 6
+            {
+                "FlexNet-conv3-7": 0.895,
+                "FlexNet-conv33-7": 0.780,
+                "CKNet-siren-7": 0.721,
+                "CKNet-magnet-7": 0.868,
+                "FlexNet-siren-7": 0.890,
+                "FlexNet-fourier-7": 0.916,
+                "FlexNet-gabor-7": 0.919,
+                "FlexNet-magnet-3": 0.904,
+                "FlexNet-magnet-5": 0.910,
+                "FlexNet-magnet-7": 0.922,
+            },
+            60_000,
+        ),
+        _images("cifar100", "photographs of a hundred kinds of things, 32 px", 169, CIFAR),
+        _images("stl10", "photographs of ten kinds of things, 96 px", 2640, STL10, {"FlexNet-magnet-7": 0.686}, 13_000),
+        Task(
+            name="imagenet_k",
+            description="photographs of a thousand kinds of things, 8 to 64 px (--size)",
+            needs="a folder (--data-dir) with the npz archives of downsampled ImageNet, from image-net.org by hand",
+            is_here=_imagenet_is_here,
+            load=_load_imagenet,
+            options=("data_dir", "size", "limit"),
+            defaults=IMAGENET,
+            model="flexnet",
+            # FlexConv, Table 7, at 32 px
+            paper={"FlexNet-magnet-5": 0.249},
+            paper_samples=1_331_167,
+            paper_options={"size": 32},
+        ),
+        Task(
+            name="digits_transfer",
+            description="train on scikit-learn's digits at 8 px, test at 16 px: as it is, and fine-tuned",
+            needs="nothing: comes with scikit-learn",
+            is_here=lambda folder: True,
+            load=_load_digit_images,
+            options=("limit",),
+            defaults=DIGITS_TRANSFER,
+            model="flexnet",
+            transfer=Transfer(8, 16, fourier_resize),
+        ),
+        Task(
+            name="cifar10_transfer",
+            description="train on CIFAR-10 at 16 px, test at 32 px: as it is, and fine-tuned",
+            needs="as cifar10",
+            is_here=lambda folder: _images_are_here("cifar10", folder),
+            load=lambda **options: _load_images("cifar10", **options),
+            options=("data_dir", "download", "limit"),
+            defaults=CIFAR_TRANSFER,
+            model="flexnet",
+            transfer=Transfer(16, 32, resize),
+        ),
+        Task(
+            name="imagenet_k_transfer",
+            description="train on downsampled ImageNet at 16 px, test at 32 px: as it is, and fine-tuned",
+            needs="as imagenet_k, at the larger size",
+            is_here=_imagenet_is_here,
+            load=_load_imagenet,
+            options=("data_dir", "size", "limit"),
+            defaults=IMAGENET_TRANSFER,
+            model="flexnet",
+            transfer=Transfer(16, 32, resize),
         ),
     )
 }

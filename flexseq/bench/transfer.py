@@ -1,0 +1,155 @@
+"""Train at one resolution, test at another: as it is, and after fine-tuning there."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flexseq import saving
+from flexseq.bench.networks import build_network, row_name
+from flexseq.bench.plots import plot_transfer
+from flexseq.bench.results import versions, write_result
+from flexseq.data.dataset import Dataset, Split
+from flexseq.errors import InputError
+from flexseq.models import FlexTCN
+from flexseq.resolution import set_resolution
+from flexseq.training.fit import Fitted, fit, predict
+from flexseq.training.recipe import Recipe
+
+SOURCE, TARGET = "source", "target"
+OURS = (SOURCE, TARGET, "transfer.png")
+"""What a transfer leaves in its folder, beside what every run leaves."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Transfer:
+    """From which size to which, and how images are brought there.
+
+    Args:
+        source, target: pixels along an edge.
+        resize: (images, size) -> images.
+    """
+
+    source: int
+    target: int
+    resize: Callable[[Tensor, int], Tensor]
+
+    def __post_init__(self) -> None:
+        for argument, size in (("source", self.source), ("target", self.target)):
+            if size < 4:
+                raise InputError(f"--{argument} expected at least 4 px, got {size}")
+
+
+@dataclasses.dataclass
+class Resized:
+    """One function of a batch, then resizing; either may be None."""
+
+    first: Callable[[Tensor], Tensor] | None
+    resize: Callable[[Tensor, int], Tensor] | None
+    size: int
+
+    def __call__(self, x: Tensor) -> Tensor:
+        x = x if self.first is None else self.first(x)
+        return x if self.resize is None else self.resize(x, self.size)
+
+
+def at_size(dataset: Dataset, size: int, resize: Callable[[Tensor, int], Tensor]) -> Dataset:
+    """A dataset whose images are resized; training images after they were augmented at their own size."""
+
+    def resized(split: Split) -> Split:
+        return dataclasses.replace(split, transform=Resized(split.transform, resize, size))
+
+    if dataset.augment is None:
+        train, augment = resized(dataset.train), None
+    else:
+        train, augment = dataset.train, Resized(dataset.augment, resize, size)
+    validation, test = resized(dataset.validation), resized(dataset.test)
+    shape = (dataset.shape[0], size, size)
+    return dataclasses.replace(dataset, train=train, validation=validation, test=test, augment=augment, shape=shape)
+
+
+def run_transfer(plan: Any, transfer: Transfer, dataset: Dataset, folder: Path, device: torch.device, resume: bool) -> dict[str, Any]:
+    """Train at the source, test there and at the target as it is, fine-tune at the target, test again; write everything.
+
+    Args:
+        plan: of the run; its recipe serves both trainings, with `fine_tune_epochs` for the second.
+        transfer: the sizes.
+        dataset: at its own size.
+        folder: for results; the two trainings' checkpoints go into folders below it.
+        device: where to train.
+        resume: go on with what the folder holds.
+    """
+    recipe: Recipe = plan.recipe
+    source, target = (at_size(dataset, size, transfer.resize) for size in (transfer.source, transfer.target))
+    model = build_network(plan.model, plan.network, source)
+    if isinstance(model, FlexTCN):
+        raise InputError(
+            f"--model {plan.model} is a network for series, and {plan.task.name} has images; flexnet and cifar_resnet take them"
+        )
+
+    def accuracy(data: Dataset) -> float:
+        predicted, true = predict(model, data.test, device=device, batch_size=recipe.batch_size)
+        return float((predicted == true).double().mean())
+
+    def train(data: Dataset, stage: str, how: Recipe) -> Fitted:
+        label = f"{plan.task.name} seed {recipe.seed} {stage} {data.shape[-1]} px"
+        (folder / stage).mkdir(parents=True, exist_ok=True)
+        return fit(model, data, how, folder / stage, device=device, resume=resume, label=label)
+
+    first = train(source, SOURCE, recipe)
+    at_source = accuracy(source)
+    saving.save(model, folder / SOURCE / "model.safetensors")
+    unchanged = set_resolution(model, transfer.target / transfer.source)
+    at_target = accuracy(target)
+    print(f"{at_source:.2%} at {transfer.source} px, {at_target:.2%} at {transfer.target} px as it is", flush=True)
+    fine_tuning = dataclasses.replace(recipe, epochs=recipe.fine_tune_epochs)
+    second = train(target, TARGET, fine_tuning)
+    fine_tuned = accuracy(target)
+    saving.save(model, folder / "model.safetensors")
+    best = second.rows[second.best_epoch - 1]["validation_accuracy"]
+    final_weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.load_state_dict(second.best_weights)
+    at_best = accuracy(target)
+    model.load_state_dict(final_weights)
+    rows = [*first.rows, *second.rows]
+    result = {
+        "task": plan.task.name,
+        "model": row_name(plan.model, plan.network),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "metric": "accuracy at the target, fine-tuned",
+        "value": fine_tuned,
+        "value_at_source": at_source,
+        "value_at_target_as_it_is": at_target,
+        "change_at_target": at_target - at_source,
+        "value_at_best_validation": at_best,
+        "best_validation": best,
+        "paper_value": None,
+        "source_size": transfer.source,
+        "target_size": transfer.target,
+        "penalty": recipe.alias_penalty,
+        "unchanged_layers": list(unchanged),
+        "epochs": recipe.epochs,
+        "fine_tune_epochs": recipe.fine_tune_epochs,
+        "seconds": sum(row["seconds"] for row in rows),
+        "seconds_per_epoch": sum(row["seconds"] for row in first.rows) / len(first.rows),
+        "device": str(device) if device.type == "cpu" else torch.cuda.get_device_name(),
+        "dtype": recipe.precision,
+        "threads": torch.get_num_threads(),
+        "seed": recipe.seed,
+        "dataset": {
+            "name": dataset.name,
+            "source": dataset.source,
+            "sizes": dataset.sizes,
+            "shape": list(dataset.shape),
+            "notes": dataset.notes,
+            "options": dataset.options,
+        },
+        "versions": versions(),
+        "recipe": plan.as_json(),
+    }
+    plot_transfer(first.rows, second.rows, result, folder / "transfer.png")
+    write_result(folder, result)
+    return result
