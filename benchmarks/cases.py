@@ -10,7 +10,6 @@ from plain import PlainConv, plain_network
 from torch import Tensor, nn
 
 import flexseq as fs
-from flexseq.functional.blocks import choose_axes
 from flexseq.nn.continuous import read_crops
 
 MASKS = {"fresh": 0.075, "half": 0.3, "full": 2.0}
@@ -27,17 +26,18 @@ class Setting:
     device: str = "cpu"
     bf16: bool = False
 
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.bf16)
+
 
 def step(model: nn.Module, x: Tensor, loss: Callable[[Tensor], Tensor], setting: Setting, *, training: bool) -> Callable[[], object]:
     """A training step with Adam, or inference in eval mode without gradients."""
     model.train(training).to(setting.device)
-    x = x.to(setting.device)
-    autocast = torch.autocast(setting.device, torch.bfloat16, enabled=setting.bf16)
     if not training:
 
         @torch.no_grad()
         def infer() -> object:
-            with autocast:
+            with setting.autocast():
                 return model(x)
 
         return infer
@@ -45,7 +45,8 @@ def step(model: nn.Module, x: Tensor, loss: Callable[[Tensor], Tensor], setting:
 
     def train() -> None:
         optimizer.zero_grad()
-        with autocast:
+        x.grad = None
+        with setting.autocast():
             value = loss(model(x))
         value.backward()
         optimizer.step()
@@ -88,23 +89,31 @@ class NetworkCase:
     def contestant(self, who: str, setting: Setting) -> Callable[[], object]:
         model = self.model() if who == "auto" else plain_network(self.model())
         targets = (torch.arange(self.batch) % 10).to(setting.device)
-        return step(model, self.x(), lambda y: F.cross_entropy(y, targets), setting, training=self.training)
+        return step(model, self.x().to(setting.device), lambda y: F.cross_entropy(y, targets), setting, training=self.training)
 
     def contestants(self) -> list[str]:
         return ["plain", "auto"]
 
     @torch.no_grad()
-    def difference(self) -> float:
-        """Between the two, in eval mode, on two examples."""
-        model, x = self.model().eval(), self.x()[:2]
-        return relative(model(x), plain_network(model)(x))
+    def difference(self, setting: Setting) -> float:
+        """Between the logits of the two, in eval mode, on two examples."""
+        model, x = self.model().eval().to(setting.device), self.x()[:2].to(setting.device)
+        with setting.autocast():
+            return relative(model(x), plain_network(model)(x))
 
     def floor(self) -> tuple[float, float]:
-        """Bytes and operations of its convolutions at least, as of one layer."""
-        layers = [layer for layer in self.model().modules() if isinstance(layer, fs.FlexConv1d | fs.FlexConv2d)]
-        sizes = (self.size,) * layers[0].ndim
-        costs = [convolution_floor((self.batch, layer.in_channels, *sizes), layer, training=self.training) for layer in layers]
-        return sum(cost[0] for cost in costs), sum(cost[1] for cost in costs)
+        """Bytes and operations of its convolutions at least; in inference of those outputs on which the logits depend."""
+        model = self.model().train(self.training)
+        layers = [layer for layer in model.modules() if isinstance(layer, fs.FlexConv1d | fs.FlexConv2d)]
+        outputs = [self.size] * len(layers)
+        if isinstance(model, fs.FlexTCN) and not self.training:  # the last step depends on so many of each layer
+            for i in reversed(range(len(layers))):
+                outputs[i] = 1 if i == len(layers) - 1 else min(self.size, outputs[i + 1] + taps(layers[i + 1])[0] - 1)
+        total = (0.0, 0.0)
+        for layer, size in zip(layers, outputs, strict=True):
+            moved, operations = convolution_floor((self.batch, layer.in_channels, *[size] * layer.ndim), layer, training=self.training)
+            total = total[0] + moved, total[1] + operations
+        return total
 
 
 @dataclass(frozen=True)
@@ -155,15 +164,25 @@ class LayerCase:
         else:
             model = layer
             layer.method = who
-        x = self.x().requires_grad_(self.training)  # as inside a network
+        x = self.x().to(setting.device).requires_grad_(self.training)  # as inside a network
         return step(model, x, lambda y: y.square().mean(), setting, training=self.training)
 
-    @torch.no_grad()
-    def difference(self) -> float | None:
+    def difference(self, setting: Setting) -> float | None:
+        """Between the outputs on the inputs that are timed; in training also between the gradients, of x and of the basis's last map."""
         if "plain" not in self.contestants():
             return None
-        layer, x = self.layer().eval(), self.x()[:1]
-        return relative(layer(x), PlainConv(layer)(x))
+        results = []
+        for make in (lambda layer: layer, PlainConv):
+            layer = self.layer().to(setting.device)
+            x = self.x().to(setting.device).requires_grad_(self.training)
+            model = make(layer).train(self.training)
+            with torch.set_grad_enabled(self.training), setting.autocast():
+                y = model(x)
+            results.append([y])
+            if self.training:
+                wave = torch.arange(y.numel(), device=y.device).cos().view_as(y)
+                results[-1] += torch.autograd.grad((y * wave).sum(), [x, layer.kernel_network.linears[-1].weight, layer.mask.sigma])
+        return max(relative(ours, plain) for ours, plain in zip(*results, strict=True))
 
     def floor(self) -> tuple[float, float]:
         """Bytes and operations at least."""
@@ -193,24 +212,25 @@ def taps(layer: nn.Module) -> list[int]:
 
 
 def convolution_floor(x_shape: tuple[int, ...], layer: fs.FlexConv1d | fs.FlexConv2d, *, training: bool) -> tuple[float, float]:
-    """Bytes that must move and operations that must be done, by the cheaper of the direct way and transforms.
+    """Bytes that must move and operations that must be done, by the cheapest of the direct way and all cuts for transforms.
 
-    Bytes: a training step reads x and writes y, reads the gradient of y and x again, and writes the gradient of x. Operations of
-    transforms: 2.5 n log2 n for a real one of n points, 8 for a complex product, 4 for one function's share in one kernel at one
-    frequency; three times as many in a training step.
+    Bytes, in float32: a training step reads x and writes y, reads the gradient of y and x again, and writes the gradient of x. Operations
+    of transforms: 2.5 n log2 n for a real one of n points, 8 for a complex product; three times as many in a training step, and then also
+    4 for one function's share in one kernel at one frequency, which inference can keep.
     """
     batch, in_channels, *grid = x_shape
     out_channels, kernels = layer.out_channels, layer.in_channels * layer.out_channels
     extent = taps(layer)
-    signal = batch * math.prod(grid) * 4
-    moved = signal * (in_channels + out_channels) * (2.5 if training else 1)
-    direct = 2 * batch * kernels * math.prod(grid) * math.prod(extent)
-    before = tuple(n - 1 if layer.causal else (n - 1) // 2 for n in extent)
-    axes = choose_axes(tuple(x_shape), (out_channels, in_channels, *extent), before, FUNCTIONS, "auto")
-    blocks, points = batch * math.prod([axis.blocks for axis in axes]), math.prod([axis.points for axis in axes])
-    transform = 2.5 * points * math.log2(points)
-    spectral = (blocks * (in_channels + out_channels) + FUNCTIONS) * transform + points / 2 * kernels * (8 * blocks + 4 * FUNCTIONS)
-    return moved, min(direct, spectral) * (3 if training else 1)
+    moved = batch * math.prod(grid) * 4 * (in_channels + out_channels) * (2.5 if training else 1)
+    operations = [2.0 * batch * kernels * math.prod(grid) * math.prod(extent)]
+    for lengths in range(1, 65):  # blocks that give so many kernel lengths of output along each axis
+        hops = [min(size, lengths * n) for size, n in zip(grid, extent, strict=True)]
+        points = math.prod([hop + n - 1 for hop, n in zip(hops, extent, strict=True)])
+        blocks = batch * math.prod([size / hop for size, hop in zip(grid, hops, strict=True)])
+        transforms = blocks * (in_channels + out_channels) + (FUNCTIONS if training else 0)
+        products = points / 2 * kernels * (8 * blocks + (4 * FUNCTIONS if training else 0))
+        operations.append(transforms * 2.5 * points * math.log2(max(points, 2)) + products)
+    return moved, min(operations) * (3 if training else 1)
 
 
 def relative(value: Tensor, reference: Tensor) -> float:
@@ -234,6 +254,9 @@ NETWORKS = [
     ]
     for training in (True, False)
 ]
+
+ON_GPU = [NetworkCase("FlexTCN-6", 32, 16_000, mask, training) for mask in ("fresh", "full") for training in (True, False)]
+"""Minutes on a CPU."""
 
 _LARGE = {1: {64: 64, 256: 64, 1024: 64, 4096: 16, 16_384: 4}, 2: {8: 64, 16: 64, 32: 64, 64: 16, 128: 4}}
 _SIZES = {1: [64, 256, 1024, 4096, 16_384, 32_768, 65_536, 131_072], 2: [8, 16, 32, 64, 128, 224]}

@@ -13,14 +13,15 @@ import sys
 from pathlib import Path
 
 import torch
-from cases import LAYERS, NETWORKS, LayerCase, NetworkCase, Setting, taps
-from timing import Machine, MemoryMeter, measure_machine, ratio, rounds
+from cases import LAYERS, MASKS, NETWORKS, ON_GPU, LayerCase, NetworkCase, Setting, taps
+from timing import FIXED, Machine, MemoryMeter, measure_machine, ratio, rounds
 
 RESULTS = Path(__file__).parent / "results"
-SUITES = {"networks": NETWORKS, "layers": LAYERS}
+SUITES = {"networks": NETWORKS, "layers": LAYERS, "growth": []}
+LENGTHS = [64, 256, 1024, 4096, 16_384, 32_768, 65_536, 131_072]
 
 
-def measure(case: NetworkCase | LayerCase, setting: Setting, machine: Machine, meter: MemoryMeter | None) -> dict:
+def measure(case: NetworkCase | LayerCase, setting: Setting, machine: Machine, meter: MemoryMeter) -> dict:
     """All figures of one case."""
     contestants = {who: case.contestant(who, setting) for who in case.contestants()}
     times = rounds(contestants, setting.device)
@@ -32,16 +33,15 @@ def measure(case: NetworkCase | LayerCase, setting: Setting, machine: Machine, m
         "pairs": len(times["auto"]),
         "ratio": ratio(times["plain"], times["auto"]) if "plain" in times else None,
         "floor_s": max(moved / machine.bytes_per_s, operations / machine.operations_per_s),
-        "difference": case.difference() if setting == Setting() else None,
+        "difference": case.difference(setting),
     }
-    fixed = {who: seconds[who] for who in ("direct", "fft", "overlap") if who in seconds}
+    fixed = {who: seconds[who] for who in FIXED if who in seconds}
     if fixed:
         best = min(fixed, key=lambda who: fixed[who])
         row |= {"taps": taps(case.layer()), "best": best, "auto_over_best": ratio(times["auto"], times[best])[0]}
     if case.original_s and setting == Setting():
         row["plain_over_original"] = seconds["plain"] / case.original_s / machine.slowdown
-    if meter:
-        row["mb"] = {who: meter.peak(case.contestant, who, setting) for who in ("plain", "auto") if who in contestants}
+    row["mb"] = {who: meter.peak(case.contestant, who, setting) for who in ("plain", "auto") if who in contestants}
     return row
 
 
@@ -56,8 +56,7 @@ def line(row: dict) -> str:
     if "best" in row:
         cells.append(f"{row['auto_over_best']:.2f}")
     cells.append(f"{row['floor_s'] * 1e3:.3g}")
-    if "mb" in row:
-        cells += [f"{row['mb'][who]:.0f}" if who in row["mb"] else "" for who in ("plain", "auto")]
+    cells += [f"{row['mb'][who]:.0f}" if who in row["mb"] else "" for who in ("plain", "auto")]
     cells.append("" if row["difference"] is None else f"{row['difference']:.0e}")
     return "| " + " | ".join(cells) + " |"
 
@@ -79,7 +78,7 @@ def head(row: dict) -> str:
         ]
     else:
         cells += ["plain ms", "**flexseq ms**", "plain / flexseq"]
-    cells += ["floor ms", *(["plain MB", "flexseq MB"] if "mb" in row else []), "difference"]
+    cells += ["floor ms", "plain MB", "flexseq MB", "difference"]
     return "| " + " | ".join(cells) + " |\n|" + "---|" * len(cells)
 
 
@@ -99,48 +98,49 @@ def findings(rows: list[dict]) -> list[str]:
     if any("plain_over_original" in row for row in rows):
         worst = max(row.get("plain_over_original", 0) for row in rows)
         found.append(f"Relative to a calibration convolution, plain takes at most {worst:.2f} times the original implementation's time.")
-    steps = growth(rows)
-    if steps:
-        worst_step = max(steps, key=lambda item: item[2])
-        found.append(
-            f"From 16,384 to 131,072 samples each doubling multiplies the time by {min(s[2] for s in steps):.2f} to {worst_step[2]:.2f} "
-            f"(most: {worst_step[0]} at {worst_step[1]:,})."
-        )
     return found
 
 
-def series(rows: list[dict]) -> dict[str, dict[int, float]]:
-    """Seconds by length of layers over time with a batch of one, for each mask, in training and inference."""
-    lines: dict[str, dict[int, float]] = {}
-    seconds = {row["case"]: row["seconds"]["auto"] for row in rows}
-    for case in LAYERS:
-        if case.ndim == 1 and case.batch == 1 and case.name in seconds:
-            lines.setdefault(f"{case.mask} mask, {'training step' if case.training else 'inference'}", {})[case.size] = seconds[case.name]
-    return lines
+def measure_growth(setting: Setting) -> list[dict]:
+    """Time over length of one layer over time with a batch of one, all lengths in turn: a row for each mask, in training and inference."""
+    rows = []
+    for mask in MASKS:
+        for training in (True, False):
+            cases = {str(length): LayerCase(1, 1, length, mask, training) for length in LENGTHS}
+            times = rounds({length: case.contestant("auto", setting) for length, case in cases.items()}, setting.device)
+            rows.append(
+                {
+                    "case": f"{mask} mask, {'training step' if training else 'inference'}",
+                    "seconds": {length: statistics.median(values) for length, values in times.items()},
+                    "growth": {n: ratio(times[n], times[str(int(n) // 2)]) for n in times if str(int(n) // 2) in times and int(n) > 16_384},
+                }
+            )
+    return rows
 
 
-def growth(rows: list[dict]) -> list[tuple[str, int, float]]:
-    """(what, length, its time over that of half the length), from 32,768 on."""
-    return [
-        (name, size, values[size] / values[size // 2])
-        for name, values in series(rows).items()
-        for size in values
-        if size > 16_384 and size // 2 in values
-    ]
-
-
-def plot(rows: list[dict], path: Path) -> None:
-    """Time over length."""
+def write_growth(rows: list[dict], about: dict, name: str) -> None:
+    """A table of times and of what each doubling multiplies them by, the figures behind it, and the plot."""
     import matplotlib.pyplot as plt
 
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
+    lengths, doubled = list(rows[0]["seconds"]), list(rows[0]["growth"])
+    heads = ["one FlexConv1d, 30 channels, batch 1: ms", *[f"{int(n):,}" for n in lengths], *[f"{int(n):,} / half" for n in doubled]]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for row in rows:
+        cells = [row["case"], *[f"{row['seconds'][n] * 1e3:.3g}" for n in lengths]]
+        cells += ["{:.2f} ({:.2f}, {:.2f})".format(*row["growth"][n]) for n in doubled]
+        lines.append("| " + " | ".join(cells) + " |")
+    notes = ", ".join(f"{key} {value}" for key, value in about.items())
+    picture = f"![time over length]({name}.png)"
+    (RESULTS / f"{name}.md").write_text("\n\n".join(["# Time over length", f"{notes}.", "\n".join(lines), picture]) + "\n")
     figure, axis = plt.subplots(figsize=(7, 5), layout="constrained")
-    for name, values in series(rows).items():
-        axis.loglog(list(values), [1e3 * second for second in values.values()], marker="o", label=name)
-    lengths = sorted({size for values in series(rows).values() for size in values})
-    axis.loglog(lengths, [lengths_s / 1e3 for lengths_s in lengths], "k:", label="proportional to the length")
+    for row in rows:
+        axis.loglog([int(n) for n in lengths], [1e3 * second for second in row["seconds"].values()], marker="o", label=row["case"])
+    axis.loglog([int(n) for n in lengths], [int(n) / 1e3 for n in lengths], "k:", label="proportional to the length")
     axis.set(xlabel="samples", ylabel="milliseconds", title="One FlexConv1d, 30 channels, batch 1")
     axis.legend()
-    figure.savefig(path, dpi=120)
+    figure.savefig(RESULTS / f"{name}.png", dpi=120)
     plt.close(figure)
 
 
@@ -154,7 +154,7 @@ def main() -> None:
     if unknown := [suite for suite in arguments.suite if suite not in SUITES]:
         parser.error(f"suite expected one of {', '.join(SUITES)}, got {', '.join(unknown)}")
     setting = Setting(arguments.device, arguments.bf16)
-    machine = measure_machine(setting.device)
+    machine = measure_machine(setting.device, torch.bfloat16 if setting.bf16 else torch.float32)
     about = {
         "command": "python benchmarks/" + " ".join(sys.argv).rpartition("/")[2],
         "commit": subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True).stdout.strip(),
@@ -169,7 +169,14 @@ def main() -> None:
     notes = ", ".join(f"{key} {value}" for key, value in about.items())
     print(notes, flush=True)
     for suite in arguments.suite or SUITES:
-        cases = [case for case in SUITES[suite] if not arguments.only or arguments.only in case.name]
+        name = suite if setting == Setting() else f"{suite}_{setting.device}{'_bf16' if setting.bf16 else ''}"
+        if suite == "growth":
+            if not arguments.only:
+                write_growth(measure_growth(setting), about, name)
+                print(RESULTS / f"{name}.md")
+            continue
+        listed = [*SUITES[suite], *(ON_GPU if suite == "networks" and setting.device != "cpu" else [])]
+        cases = [case for case in listed if not arguments.only or arguments.only in case.name]
         meter = MemoryMeter(setting.device)
         rows: list[dict] = []
         for number, case in enumerate(cases, 1):
@@ -177,17 +184,20 @@ def main() -> None:
             if number == 1:
                 print(head(rows[0]))
             print(f"{line(rows[-1])} {number}/{len(cases)}", flush=True)
+            if not arguments.only:
+                write(rows, about, name)  # what there is so far
         print(*findings(rows), sep="\n")
-        if arguments.only or not rows:
-            continue
-        name = suite if setting == Setting() else f"{suite}_{setting.device}{'_bf16' if setting.bf16 else ''}"
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{name}.json").write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
-        table = "\n".join([head(rows[0]), *map(line, rows)])
-        (RESULTS / f"{name}.md").write_text(f"# {suite.capitalize()}\n\n{notes}.\n\n" + "\n\n".join([*findings(rows), table]) + "\n")
-        if series(rows):
-            plot(rows, RESULTS / f"{name}.png")
-        print(RESULTS / f"{name}.md")
+        if not arguments.only:
+            print(RESULTS / f"{name}.md")
+
+
+def write(rows: list[dict], about: dict, name: str) -> None:
+    """The table, and the figures behind it."""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
+    notes = ", ".join(f"{key} {value}" for key, value in about.items())
+    table = "\n".join([head(rows[0]), *map(line, rows)])
+    (RESULTS / f"{name}.md").write_text(f"# {name.capitalize()}\n\n{notes}.\n\n" + "\n\n".join([*findings(rows), table]) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import multiprocessing
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -16,12 +17,16 @@ ORIGINAL_CONVOLUTION_S = 0.0075
 of 5 x 5 taps, 60 GFLOP, nearly all of it direct convolution), at the same operations a second."""
 
 
+FIXED = ("direct", "fft", "overlap")
+"""flexseq's methods, of which "auto" is to choose the best."""
+
+
 class Machine(NamedTuple):
     """What a device does at best.
 
     Args:
         bytes_per_s: of a large copy, read and written.
-        operations_per_s: of a large float32 matrix product, multiplications and additions.
+        operations_per_s: of a large matrix product in the type that is measured, multiplications and additions.
         slowdown: of a direct convolution, against the machine of the original's figures.
     """
 
@@ -30,14 +35,14 @@ class Machine(NamedTuple):
     slowdown: float
 
 
-def measure_machine(device: str) -> Machine:
+def measure_machine(device: str, dtype: torch.dtype = torch.float32) -> Machine:
     """Rates of this device, each the best of several runs."""
     source = torch.ones(2**26, device=device)
     target = torch.empty_like(source)
-    matrix = torch.ones(2048, 2048, device=device)
+    matrix = torch.ones(4096, 4096, device=device, dtype=dtype)
     copy_s = _best(lambda: target.copy_(source), device)
     product_s = _best(lambda: matrix @ matrix, device)
-    return Machine(2 * source.nbytes / copy_s, 2 * 2048**3 / product_s, calibration(device) / ORIGINAL_CONVOLUTION_S)
+    return Machine(2 * source.nbytes / copy_s, 2 * 4096**3 / product_s, calibration(device) / ORIGINAL_CONVOLUTION_S)
 
 
 def calibration(device: str) -> float:
@@ -66,17 +71,18 @@ def rounds(contestants: dict[str, Callable[[], object]], device: str) -> dict[st
 
     At least 7 rounds where all take under 2 s, else 3; where one takes over 20 s, its first run counts. Each turn of a quick contestant
     begins with a run that is not timed, since the one before has left the cache and the heap in its own way, and takes several runs where
-    one is under 10 ms. A contestant that is 4 times slower than the fastest at first, and is not "plain", runs no further.
+    one is under 10 ms. A fixed method that is 4 times slower than the fastest of them at first runs no further.
     """
     first = {}
     for name, run in contestants.items():
         first[name] = timed(run, device)
         if first[name] < 2:
             first[name] = timed(run, device)  # warm
-    slowest, fastest = max(first.values()), min(first.values())
+    fixed = [first[name] for name in FIXED if name in first]
+    racing = {name: run for name, run in contestants.items() if name not in FIXED or first[name] < 4 * min(fixed)}
+    slowest = max(first[name] for name in racing)
     if slowest > 20:
-        return {name: [timed(run, device) if first[name] < 20 else first[name]] for name, run in contestants.items()}
-    racing = {name: run for name, run in contestants.items() if name in ("plain", "auto") or first[name] < 4 * fastest}
+        return {name: [timed(run, device) if first[name] < 20 else first[name]] for name, run in racing.items()}
     times: dict[str, list[float]] = {name: [] for name in racing}
     for _ in range(7 if slowest < 2 else 3):
         for name, run in racing.items():
@@ -84,12 +90,12 @@ def rounds(contestants: dict[str, Callable[[], object]], device: str) -> dict[st
                 run()
             count = max(1, round(0.01 / first[name]))
             times[name].append(timed(lambda run=run, count=count: [run() for _ in range(count)], device) / count)
-    return {**{name: [seconds] for name, seconds in first.items()}, **times}
+    return times
 
 
 def ratio(slow: list[float], fast: list[float]) -> tuple[float, float, float]:
     """Median, least and greatest of the ratios of the same rounds."""
-    ratios = [a / b for a, b in zip(slow, fast, strict=False)]
+    ratios = [a / b for a, b in zip(slow, fast, strict=True)]
     return statistics.median(ratios), min(ratios), max(ratios)
 
 
@@ -99,7 +105,10 @@ class MemoryMeter:
     def __init__(self, device: str):
         self.device = device
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["cases"])  # imports once; a child starts with them, and with nothing else
+        # The server imports once; a child starts with that, and with nothing else. It finds `cases` by the environment alone.
+        here = str(Path(__file__).parent)
+        os.environ["PYTHONPATH"] = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
+        self.context.set_forkserver_preload(["cases"])
 
     def peak(self, make: Callable[..., Callable[[], object]], *arguments: object) -> float:
         """Of make(*arguments)(), made and run there."""
