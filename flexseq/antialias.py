@@ -1,5 +1,7 @@
 """Band limits of kernels and of whole networks, and the penalty on exceeding Nyquist."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -57,7 +59,7 @@ def max_frequency(
         filters, mask = _layer_limits(module, sigma_cut, include_mask, as_published)
         limits = torch.stack(filters).sum(0) + mask
         if of_nyquist:
-            limits = limits / _nyquist(module).to(limits)
+            limits = limits / _nyquist(module).to(limits)  # 0 on an axis of one tap
     elif isinstance(module, KernelNetwork):
         limits = torch.stack(module.band_limits(sigma_cut, as_published)).sum(0)
     elif isinstance(module, GaussianMask):
@@ -103,7 +105,7 @@ def alias_penalty(
     """
     if method not in METHODS:
         raise unknown_name("method", method, METHODS)
-    total = next(model.parameters()).new_zeros(())
+    total = next((parameter.new_zeros(()) for parameter in model.parameters()), torch.zeros(()))
     for name, layer in model.named_modules():
         if not isinstance(layer, ContinuousConv):
             continue
@@ -134,4 +136,5 @@ def _layer_limits(layer: ContinuousConv, sigma_cut: float, include_mask: bool, a
 def _nyquist(layer: ContinuousConv) -> Tensor:
     if layer.kernel_size is None:
         raise InputError(f"{type(layer).__name__} has no kernel size yet: give kernel_size, or an input first")
-    return torch.tensor([nyquist_frequency(size) * layer.ratio for size in layer.kernel_size])
+    # On an axis of one tap a kernel is a constant, which has no frequency to alias.
+    return torch.tensor([nyquist_frequency(size) * layer.ratio if size > 1 else math.inf for size in layer.kernel_size])

@@ -139,5 +139,14 @@ def test_bad_arguments_are_named():
         fs.max_frequency(fs.FlexConv1d(1, 1).mask, of_nyquist=True)
 
 
+def test_an_axis_of_one_tap_pays_nothing():
+    layer = fs.FlexConv2d(2, 2, (1, 9))
+    per_axis = fs.max_frequency(layer, per_axis=True, of_nyquist=True)
+    assert per_axis[0] == 0
+    assert per_axis[1] > 0
+    assert fs.alias_penalty(layer).isfinite()
+    assert fs.alias_penalty(torch.nn.ReLU()) == 0
+
+
 def test_model_without_continuous_convolutions_pays_nothing():
     assert fs.alias_penalty(torch.nn.Linear(2, 2)) == 0

@@ -152,6 +152,19 @@ def test_ratio_must_be_above_0_and_nothing_changes(ratio):
     assert model.blocks[0].conv1.ratio == 2
 
 
+def test_ratio_is_checked_where_there_is_nothing_to_change():
+    with pytest.raises(fs.InputError, match="ratio above 0, got 0"):
+        fs.set_resolution(fs.CIFARResNet(depth=8), 0)
+
+
+def test_state_from_before_there_were_resolutions():
+    layer = fs.FlexConv2d(2, 2, (5, 7))
+    layer.set_extra_state(torch.tensor([9, 3]))
+    assert (layer.kernel_size, layer.ratio) == ((9, 3), 1.0)
+    with pytest.raises(fs.InputError, match="a state of 2 axes"):
+        layer.set_extra_state(torch.tensor([9]))
+
+
 def test_layer_without_a_size_is_refused():
     with pytest.raises(fs.InputError, match="no kernel size yet"):
         fs.set_resolution(fs.FlexTCN(depth=1), 2)

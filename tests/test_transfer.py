@@ -59,6 +59,10 @@ def test_models_that_cannot_change_are_named_and_pay_nothing(bench, tmp_path):  
         (["--target", "0"], "--target expected at least 4 px, got 0"),
         (["--penalty", "both"], "penalty"),
         (["--model", "flextcn"], "flextcn is a network for series"),
+        (["--model", "tcn"], "tcn is a network for series"),
+        (["--fine-tune-epochs", "0"], "--fine-tune-epochs expected at least 1, got 0"),
+        (["--target", "6"], "at least 8 px, got 6"),
+        (["--conv", "conv", "--kernel-size", "3", "--penalty", "magnet"], "expected a network of continuous kernels"),
         (["--kernel", "siren", "--penalty", "magnet"], "known highest frequency"),
     ],
 )
@@ -104,6 +108,13 @@ def test_training_images_are_augmented_at_their_own_size():
     assert small.augment(small.train.batch(np.arange(3))[0]).shape == (3, 1, 4, 4)
     assert sizes == [8]
     assert small.test.batch(np.arange(3))[0].shape == (3, 1, 4, 4)
+
+
+def test_fine_tuning_trains_batch_norm(bench, tmp_path):  # noqa: F811
+    """A model that was tested is in eval mode, and has to come back from it."""
+    bench("digits_transfer", *SMALL, "--out", tmp_path / "run")
+    before, after = (fs.load(tmp_path / "run" / place / "model.safetensors").norm.num_batches_tracked for place in ("source", "."))
+    assert after == 2 * before
 
 
 def test_sizes_are_checked():

@@ -110,6 +110,8 @@ def bench(
         recipe = Recipe(
             **{**chosen.defaults.recipe, **own_data, **by_kernel, **training}, precision=PRECISIONS[precision], seed=seed, workers=workers
         )
+        if chosen.transfer is not None and recipe.fine_tune_epochs < 1:
+            raise InputError(f"--fine-tune-epochs expected at least 1, got {recipe.fine_tune_epochs}")
         given = _given(depth=depth, width=width, kernel=kernel, conv=conv, kernel_size=kernel_size)
         given |= _given(mask_sigma=mask_sigma, dropout=dropout, head=head)
         name = model or chosen.model

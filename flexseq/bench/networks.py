@@ -54,7 +54,8 @@ def build_network(name: str, arguments: dict[str, Any], dataset: Dataset) -> nn.
 def is_papers(name: str, arguments: dict[str, Any], defaults: dict[str, Any]) -> bool:
     """Whether a network is the papers' but for its depth and kernel: all else at the task's and its own defaults."""
     own = network_arguments(name, {}, defaults)
-    return all(own[argument] == value for argument, value in arguments.items() if argument not in ("depth", "kernel"))
+    named = {"depth", "kernel", "conv"} | ({"kernel_size"} if arguments.get("conv") == "conv" else set())  # what the row's name says
+    return all(own[argument] == value for argument, value in arguments.items() if argument not in named)
 
 
 def row_name(name: str, arguments: dict[str, Any]) -> str:

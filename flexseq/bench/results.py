@@ -43,6 +43,15 @@ def versions() -> dict[str, str]:
     return found
 
 
+def where_it_ran(device: torch.device, precision: str) -> dict[str, Any]:
+    """Device, type of numbers (from Lightning's name for it) and threads, as a result holds them."""
+    return {
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
+        "dtype": {"32-true": "float32", "64-true": "float64", "bf16-mixed": "bfloat16", "16-mixed": "float16"}[precision],
+        "threads": torch.get_num_threads(),
+    }
+
+
 def write_result(folder: Path, result: dict[str, Any]) -> Path:
     """Write result.json, whole or not at all."""
     path = folder / RESULT

@@ -12,7 +12,7 @@ from flexseq import saving
 from flexseq.analysis.kernels import plot_kernels
 from flexseq.bench.networks import build_network, is_papers, row_name
 from flexseq.bench.plots import plot_confusion, plot_curves
-from flexseq.bench.results import RESULT, confusion, print_result, read_result, summary_of, versions, write_result
+from flexseq.bench.results import RESULT, confusion, print_result, read_result, summary_of, versions, where_it_ran, write_result
 from flexseq.bench.tasks import Task
 from flexseq.bench.transfer import OURS as TRANSFERS
 from flexseq.bench.transfer import SOURCE, run_transfer
@@ -102,7 +102,7 @@ def run(plan: Plan, folder: Path, *, seeds: int, device: str, resume: bool) -> P
         try:
             results.append(_run_one(one, dataset, own_folder, where, resume))
         except BaseException:
-            if seeds > 1 and not any((other / CHECKPOINT).exists() for other in folders):
+            if seeds > 1 and not any((place / CHECKPOINT).exists() for other in folders for place in (other, other / SOURCE)):
                 _let_go(folder)
             raise
         if seeds > 1:
@@ -235,9 +235,7 @@ def _finish(plan: Plan, dataset: Dataset, model: nn.Module, fitted: Fitted, fold
         "epochs": plan.recipe.epochs,
         "seconds": sum(row["seconds"] for row in fitted.rows),
         "seconds_per_epoch": sum(row["seconds"] for row in fitted.rows) / len(fitted.rows),
-        "device": str(device) if device.type == "cpu" else torch.cuda.get_device_name() if device.type == "cuda" else device.type,
-        "dtype": {"32-true": "float32", "64-true": "float64", "bf16-mixed": "bfloat16", "16-mixed": "float16"}[plan.recipe.precision],
-        "threads": torch.get_num_threads(),
+        **where_it_ran(device, plan.recipe.precision),
         "sessions": int(fitted.rows[-1]["session"]),  # of more than one, device and threads are the last one's
         "seed": plan.recipe.seed,
         "dataset": {

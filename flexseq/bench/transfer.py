@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from flexseq import saving
+from flexseq.antialias import alias_penalty
 from flexseq.bench.networks import build_network, row_name
 from flexseq.bench.plots import plot_transfer
-from flexseq.bench.results import versions, write_result
+from flexseq.bench.results import versions, where_it_ran, write_result
 from flexseq.data.dataset import Dataset, Split
 from flexseq.errors import InputError
-from flexseq.models import FlexTCN
+from flexseq.models import TCN, FlexTCN
+from flexseq.nn.continuous import ContinuousConv
 from flexseq.resolution import set_resolution
 from flexseq.training.fit import Fitted, fit, predict
 from flexseq.training.recipe import Recipe
@@ -85,10 +87,20 @@ def run_transfer(plan: Any, transfer: Transfer, dataset: Dataset, folder: Path, 
     recipe: Recipe = plan.recipe
     source, target = (at_size(dataset, size, transfer.resize) for size in (transfer.source, transfer.target))
     model = build_network(plan.model, plan.network, source)
-    if isinstance(model, FlexTCN):
+    if isinstance(model, FlexTCN | TCN):
         raise InputError(
             f"--model {plan.model} is a network for series, and {plan.task.name} has images; flexnet and cifar_resnet take them"
         )
+
+    for data in (source, target):
+        data.test.batch([0])  # a size that the images cannot be brought to is to be said now, not after the training
+    if recipe.alias_penalty != "none":
+        alias_penalty(model, include_mask=recipe.alias_penalty == "flexconv")  # nor a kernel that cannot pay
+        if not any(isinstance(module, ContinuousConv) for module in model.modules()):
+            raise InputError(f"--penalty {recipe.alias_penalty} expected a network of continuous kernels, got {plan.model}")
+    notes = list(dataset.notes)
+    if max(transfer.source, transfer.target) > dataset.shape[-1]:
+        notes.append(f"the images have {dataset.shape[-1]} px, and are interpolated where more are asked for")
 
     def accuracy(data: Dataset) -> float:
         predicted, true = predict(model, data.test, device=device, batch_size=recipe.batch_size)
@@ -135,16 +147,15 @@ def run_transfer(plan: Any, transfer: Transfer, dataset: Dataset, folder: Path, 
         "fine_tune_epochs": recipe.fine_tune_epochs,
         "seconds": sum(row["seconds"] for row in rows),
         "seconds_per_epoch": sum(row["seconds"] for row in first.rows) / len(first.rows),
-        "device": str(device) if device.type == "cpu" else torch.cuda.get_device_name(),
-        "dtype": recipe.precision,
-        "threads": torch.get_num_threads(),
+        **where_it_ran(device, recipe.precision),
+        "sessions": int(second.rows[-1]["session"]),
         "seed": recipe.seed,
         "dataset": {
             "name": dataset.name,
             "source": dataset.source,
             "sizes": dataset.sizes,
             "shape": list(dataset.shape),
-            "notes": dataset.notes,
+            "notes": notes,
             "options": dataset.options,
         },
         "versions": versions(),

@@ -3,9 +3,11 @@
 import gzip
 import hashlib
 import json
-import os
+import math
+import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +79,9 @@ def load_images(name: str, *, folder: str | None = None, download: bool = False,
         base, download = data_dir(name), True
     else:
         base = Path(folder).expanduser() if download else existing_folder(folder)
+    for file, checksum in () if source.inside else source.files.items():  # read as they are, and so checked every time
+        for place in (base, base / name):
+            set_aside_if_altered(place / file, checksum)
     root = _found(name, base)
     if root is None:
         _provide(name, source, base, download)
@@ -161,8 +166,12 @@ def _found(name: str, base: Path) -> Path | None:
     """The folder below `base` that holds a dataset unpacked."""
     source = SOURCES[name]
     places = [base, base / source.inside, base / name / source.inside]
-    names = (source.holds, source.holds.removesuffix(".gz"))
-    return next((place for place in places if any((place / n).is_file() for n in names)), None)
+    needed = [source.holds] if source.inside else list(source.files)
+
+    def there(path: Path) -> bool:
+        return path.is_file() or path.with_name(path.name.removesuffix(".gz")).is_file()
+
+    return next((place for place in places if all(there(place / file) for file in needed)), None)
 
 
 def _provide(name: str, source: Source, base: Path, download: bool) -> None:
@@ -192,7 +201,7 @@ def _read_idx(path: Path, ndim: int) -> np.ndarray:
     packed = path.with_name(f"{path.name}.gz")
     try:
         data = gzip.decompress(packed.read_bytes()) if packed.is_file() else path.read_bytes()
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{packed if packed.is_file() else path} cannot be read: {error}") from error
     header = 4 + 4 * ndim
     shape = tuple(int(n) for n in np.frombuffer(data[4:header], ">u4")) if len(data) >= header else ()
@@ -241,20 +250,21 @@ def _read_records(path: Path, size: int) -> np.ndarray:
 
 
 def _checked(labels: np.ndarray, classes: int, where: Path) -> np.ndarray:
-    if labels.max() >= classes:
-        raise InputError(f"{where} holds a label of {labels.max()}, of {classes} classes: altered?")
+    for label in (labels.min(), labels.max()):
+        if not 0 <= label < classes:
+            raise InputError(f"{where} holds a label of {label}, of {classes} classes: altered?")
     return labels
 
 
 def _imagenet_archives(base: Path, size: int) -> tuple[list[Path], Path]:
     """Training archives in order, and the one of the validation images."""
     names = ["train_data.npz"] if size == 8 else [f"train_data_batch_{i}.npz" for i in range(1, 11)]
-    found = {path.name: path for path in sorted(base.rglob("*.npz"))} if base.is_dir() else {}
+    found = {path.name: path for path in sorted(base.rglob("*.npz")) if _npz_size(path) == size} if base.is_dir() else {}
     missing = [name for name in (*names, "val_data.npz") if name not in found]
     if missing:
         raise InputError(
-            f"{base} holds no {', '.join(missing)}; fetch downsampled ImageNet ({size} x {size}, npz) from https://image-net.org by hand "
-            "and give its folder with --data-dir"
+            f"{base} holds no {', '.join(missing)} of {size} px; fetch downsampled ImageNet ({size} x {size}, npz) "
+            "from https://image-net.org by hand and give its folder with --data-dir"
         )
     return [found[name] for name in names], found["val_data.npz"]
 
@@ -267,37 +277,55 @@ def _unpacked_imagenet(train: list[Path], test: Path, size: int) -> Path:
         return store
     store.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(dir=store.parent, prefix=".part"))
-    for name, archives in (("train", train), ("test", [test])):
-        counts = [_npz_rows(path, size) for path in archives]
-        images = np.lib.format.open_memmap(part / f"{name}.npy", "w+", np.uint8, (sum(counts), 3, size, size))
-        labels = np.lib.format.open_memmap(part / f"{name}_labels.npy", "w+", np.int64, (sum(counts),))
-        start = 0
-        for path, count in zip(archives, counts, strict=True):
-            print(f"unpacking {path}", flush=True)
-            try:
-                with np.load(path, allow_pickle=False) as arrays:
-                    images[start : start + count] = arrays["data"].reshape(count, 3, size, size)
-                    labels[start : start + count] = _checked(arrays["labels"] - 1, 1000, path)
-            except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-                raise InputError(f"{path} cannot be read: {error}") from error
-            start += count
-        images.flush()
-        labels.flush()
-    os.replace(part, store)
+    try:
+        _unpack_npz(train, part / "train.npy", part / "train_labels.npy", size)
+        _unpack_npz([test], part / "test.npy", part / "test_labels.npy", size)
+        if not store.is_dir():  # another run may have been quicker
+            part.rename(store)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     return store
 
 
-def _npz_rows(path: Path, size: int) -> int:
-    """How many images an archive holds, from its header alone."""
+def _unpack_npz(archives: list[Path], images_to: Path, labels_to: Path, size: int) -> None:
+    headers = [_npz_header(path) for path in archives]
+    total = sum(rows for rows, _ in headers)
+    images = np.lib.format.open_memmap(images_to, "w+", np.uint8, (total, 3, size, size))
+    labels = np.lib.format.open_memmap(labels_to, "w+", np.int64, (total,))
+    start = 0
+    for path, (count, _) in zip(archives, headers, strict=True):
+        print(f"unpacking {path}", flush=True)
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                images[start : start + count] = arrays["data"].reshape(count, 3, size, size)
+                labels[start : start + count] = _checked(arrays["labels"] - 1, 1000, path)
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError, zlib.error) as error:
+            raise InputError(f"{path} cannot be read: {error}") from error
+        start += count
+    images.flush()
+    labels.flush()
+
+
+def _npz_size(path: Path) -> int:
+    """Pixels along an edge of an archive's images; 0 where it holds none."""
+    try:
+        return _npz_header(path)[1]
+    except InputError:
+        return 0
+
+
+def _npz_header(path: Path) -> tuple[int, int]:
+    """How many images an archive holds, and their pixels along an edge, from its header alone."""
     try:
         with zipfile.ZipFile(path) as archive, archive.open("data.npy") as member:
             np.lib.format.read_magic(member)
             shape, _, dtype = np.lib.format.read_array_header_1_0(member)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is no archive of downsampled ImageNet: {error}") from error
-    if len(shape) != 2 or shape[1] != 3 * size * size or dtype != np.uint8:
-        raise InputError(f"{path} holds images of shape {shape[1:]}, where {size} px take {3 * size * size} bytes each")
-    return shape[0]
+    size = math.isqrt(shape[1] // 3) if len(shape) == 2 else 0
+    if not size or shape[1] != 3 * size * size or dtype != np.uint8:
+        raise InputError(f"{path} is no archive of downsampled ImageNet: it holds {dtype} of shape {shape}")
+    return shape[0], size
 
 
 _DIGITS = tuple(str(digit) for digit in range(10))

@@ -324,7 +324,9 @@ class ContinuousConv(nn.Module):
         return torch.tensor([*(self.kernel_size or (0,) * self.ndim), self.ratio], dtype=torch.float64)
 
     def set_extra_state(self, state: Tensor) -> None:
-        *size, ratio = state.tolist()
+        if len(state) not in (self.ndim, self.ndim + 1):
+            raise InputError(f"{type(self).__name__} expected a state of {self.ndim} axes, got {state.tolist()}")
+        *size, ratio = [*state.tolist(), 1.0][: self.ndim + 1]  # files from before there were resolutions hold sizes alone
         self.kernel_size = tuple(int(n) for n in size) if all(size) else None
         self._ratio = ratio
 

@@ -76,6 +76,7 @@ def fit(
     from flexseq.training.callbacks import EpochSeeds, EveryEpoch, History, Report, WholeCheckpoints
     from flexseq.training.module import Classifier
 
+    model.train()  # one that was tested before comes in eval mode, and Lightning leaves it there
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     pin = device.type == "cuda"
     train = EpochLoader(dataset.train, recipe.batch_size, seed=recipe.seed, workers=recipe.workers, pin_memory=pin)
