@@ -147,6 +147,7 @@ class _Mixes:
         spectrum = _transform(_placed(basis, axes), len(axes))
         self.basis = rearrange(torch.view_as_real(spectrum), "h f p -> p f h").contiguous()
         self.weight = weight.flatten(0, 1)  # (out * in / groups, H)
+        self.minus_weight = -self.weight
         self.basis_slope: Tensor | None = None
         self.weight_slope: Tensor | None = None
         self.all: Tensor | None = None
@@ -160,7 +161,7 @@ class _Mixes:
         if self.all is not None:
             return self.all.unflatten(0, (-1, self.groups))[chunk].flatten(0, 1)
         real = torch.mm(self.basis[0, chunk], self.weight.T)
-        imaginary = torch.mm(self.basis[1, chunk], -self.weight.T)
+        imaginary = torch.mm(self.basis[1, chunk], self.minus_weight.T)
         return torch.complex(real, imaginary).view(-1, self.out_channels // self.groups, self.in_per_group)
 
     def take_slope(self, slope: Tensor, chunk: slice) -> None:
