@@ -42,7 +42,6 @@ class Source:
         read: that folder -> the arrays.
         classes: names.
         mean, std: of each channel, of values in [0, 1].
-        image_size: pixels along an edge.
         crop_padding: pixels by which training images are padded, to be cropped at random and flipped; 0 for neither.
     """
 
@@ -54,7 +53,6 @@ class Source:
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    image_size: int
     crop_padding: int = 0
 
 
@@ -117,10 +115,13 @@ def load_small_imagenet(size: int, *, folder: str | None = None, limit: int | No
     base = data_dir("imagenet_k") if folder is None else existing_folder(folder)
     train, test = _imagenet_archives(base, size)
     store = _unpacked_imagenet(train, test, size)
-    arrays = tuple(np.load(store / f"{part}.npy", mmap_mode="r") for part in ("train", "train_labels", "test", "test_labels"))
+    images, labels, test_images, test_labels = (
+        np.load(store / f"{part}.npy", mmap_mode="r") for part in ("train", "train_labels", "test", "test_labels")
+    )
+    arrays = images, labels, test_images, test_labels
     classes = [f"class {i + 1}" for i in range(1000)]
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    return _dataset(f"imagenet_{size}", str(base), arrays, classes, mean, std, limit, size // 8)  # type: ignore[arg-type]
+    return _dataset(f"imagenet_{size}", str(base), arrays, classes, mean, std, limit, size // 8)
 
 
 def imagenet_is_here(folder: str | None = None) -> bool:
@@ -338,7 +339,7 @@ _NATURAL = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 def _mnist(urls: tuple[str, ...], sums: tuple[str, ...], classes: tuple[str, ...]) -> Source:
     names = [f"{split}-{kind}-ubyte.gz" for split in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
     files = dict(zip(names, sums, strict=True))
-    return Source(urls, files, names[0], "", _read_mnist, classes, (0.1307,), (0.3081,), 28)
+    return Source(urls, files, names[0], "", _read_mnist, classes, (0.1307,), (0.3081,))
 
 
 SOURCES = {
@@ -373,7 +374,6 @@ SOURCES = {
         _read_cifar10,
         _CIFAR10,
         **_NATURAL,
-        image_size=32,
         crop_padding=4,
     ),
     "cifar100": Source(
@@ -384,7 +384,6 @@ SOURCES = {
         _read_cifar100,
         tuple(f"fine class {i}" for i in range(100)),
         **_NATURAL,
-        image_size=32,
         crop_padding=4,
     ),
     "stl10": Source(
@@ -396,7 +395,6 @@ SOURCES = {
         _STL10,
         (0.4467, 0.4398, 0.4066),
         (0.2603, 0.2566, 0.2713),
-        96,
         crop_padding=12,
     ),
 }
