@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from test_downloads import server  # noqa: F401
 
 from flexseq import InputError
-from flexseq.data import images
+from flexseq.data import image_formats, images, small_imagenet
 from flexseq.data.augment import CropAndFlip, resize
 
 rng = np.random.default_rng(0)
@@ -137,9 +137,9 @@ def test_damaged_archive_is_kept_aside_and_not_used(name, damage, tmp_path, know
 def test_labels_and_pixels_that_cannot_be_are_refused(tmp_path):
     (tmp_path / "a.gz").write_bytes(gzip.compress(bytes(1000))[:12] + b"broken deflate stream" * 3)
     with pytest.raises(InputError, match=r"cannot be read|truncated or altered"):
-        images._read_idx(tmp_path / "a", 3)
+        image_formats.read_idx(tmp_path / "a", 3)
     with pytest.raises(InputError, match="a label of -1, of 10 classes"):
-        images._checked(np.array([3, -1]), 10, tmp_path)
+        image_formats.checked_labels(np.array([3, -1]), 10, tmp_path)
 
 
 def test_digits_are_not_taken_for_clothes(tmp_path, known):
@@ -169,7 +169,7 @@ def test_folder_with_another_layout(tmp_path):
         images.load_images("cifar10", folder=tmp_path)
     assert not images.images_are_here("cifar10", tmp_path)
     with pytest.raises(InputError, match=r"holds no train_data_batch_1\.npz"):
-        images.load_small_imagenet(16, folder=tmp_path)
+        small_imagenet.load_small_imagenet(16, folder=tmp_path)
 
 
 def imagenet(folder, size):
@@ -186,17 +186,17 @@ def test_small_imagenet_is_unpacked_once_and_mapped(tmp_path, monkeypatch, capsy
     folder.mkdir()
     test = imagenet(folder, 8)
     with pytest.raises(InputError, match=r"train_data\.npz"):  # one archive at 8 px
-        images.load_small_imagenet(8, folder=folder)
+        small_imagenet.load_small_imagenet(8, folder=folder)
     with pytest.raises(InputError, match=r"train_data_batch_1\.npz.* of 16 px"):  # those that are there have 8
-        images.load_small_imagenet(16, folder=folder)
-    monkeypatch.setattr(images, "_imagenet_archives", lambda base, size: (sorted(base.glob("train*")), base / "val_data.npz"))
-    dataset = images.load_small_imagenet(8, folder=folder)
+        small_imagenet.load_small_imagenet(16, folder=folder)
+    monkeypatch.setattr(small_imagenet, "_imagenet_archives", lambda base, size: (sorted(base.glob("train*")), base / "val_data.npz"))
+    dataset = small_imagenet.load_small_imagenet(8, folder=folder)
     assert isinstance(dataset.train.inputs, np.memmap)
     assert dataset.shape == (3, 8, 8)
     assert np.array_equal(np.asarray(dataset.test.inputs[7]).ravel(), test[7])
     assert dataset.test.targets[7] == 7
     assert "unpacking" in capsys.readouterr().out
-    images.load_small_imagenet(8, folder=folder)
+    small_imagenet.load_small_imagenet(8, folder=folder)
     assert "unpacking" not in capsys.readouterr().out
 
 

@@ -118,13 +118,13 @@ def _images(
 
 
 def _load_imagenet(*, size: int = 32, data_dir: str | None = None, **options: Any) -> Dataset:
-    from flexseq.data.images import load_small_imagenet
+    from flexseq.data.small_imagenet import load_small_imagenet
 
     return load_small_imagenet(size, folder=data_dir, **options)
 
 
 def _imagenet_is_here(folder: str | None) -> bool:
-    from flexseq.data.images import imagenet_is_here
+    from flexseq.data.small_imagenet import imagenet_is_here
 
     return imagenet_is_here(folder)
 
