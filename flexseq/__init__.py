@@ -1,7 +1,7 @@
 """flexseq: convolutions whose kernels are functions."""
 
 from flexseq import compat, functional, kernels, models, nn
-from flexseq.antialias import alias_penalty, max_frequency
+from flexseq.antialias import alias_penalty, limit_frequencies, max_frequency
 from flexseq.errors import InputError
 from flexseq.functional.band_limits import nyquist_frequency
 from flexseq.models import CKCNN, CKTCN, TCN, CIFARResNet, FlexNet, FlexTCN
@@ -32,6 +32,7 @@ __all__ = [
     "compat",
     "functional",
     "kernels",
+    "limit_frequencies",
     "load",
     "max_frequency",
     "models",

@@ -123,6 +123,51 @@ def alias_penalty(
     return total
 
 
+@torch.no_grad()
+def limit_frequencies(model: nn.Module, *, sigma_cut: float = 2.0) -> nn.Module:
+    """Scale the filters of every kernel, in place, so that the kernel without its mask stays at or below Nyquist.
+
+    For the start of training. Kernels are drawn with frequencies many times Nyquist at image sizes, and `alias_penalty` takes thousands of
+    steps to bring them down: its gradient reaches one filter function a step. Started here, it has only to keep them.
+    Each of the L filters of a kernel gets at most 1 / L of the kernel's Nyquist frequency, at the resolution that the model is set to.
+
+    Args:
+        model: any module, or a single layer; N-Jet layers, whose filters have no scale of their own, stay as they are.
+        sigma_cut: as in `max_frequency`.
+
+    Returns:
+        The model.
+
+    Raises:
+        InputError: a layer whose kernel has no known bound, by name, or no size yet; nothing is changed then.
+
+    Example:
+        >>> import flexseq as fs
+        >>> layer = fs.FlexConv2d(3, 8, 17)
+        >>> float(max_frequency(layer, include_mask=False, of_nyquist=True)) > 5
+        True
+        >>> float(max_frequency(limit_frequencies(layer), include_mask=False, of_nyquist=True)) <= 1.001
+        True
+    """
+    scales: list[tuple[FourierFilter | GaborFilter, Tensor]] = []
+    for name, layer in model.named_modules():
+        if not isinstance(layer, ContinuousConv) or isinstance(layer, NJetConv):
+            continue
+        filters = getattr(layer.kernel_network, "filters", None)
+        if layer.kernel_network.unlimited or filters is None:
+            kind = type(layer.kernel_network).__name__
+            raise InputError(f"limit_frequencies expected kernels with a known highest frequency, got {kind} in {name or 'the layer'}")
+        nyquist = _nyquist(layer)
+        for one in filters:
+            limit = one.band_limit(sigma_cut, False)
+            scales.append((one, (nyquist.to(limit) / len(filters) / limit).min().clamp_max(1)))
+    for one, scale in scales:
+        one.linear.weight.mul_(scale)
+        if isinstance(one, GaborFilter):
+            one.gamma.mul_(scale)
+    return model
+
+
 def _layer_limits(layer: ContinuousConv, sigma_cut: float, include_mask: bool, as_published: bool) -> tuple[list[Tensor], Tensor]:
     """Of each filter, and of the mask, 0 where it does not count: (ndim,) each."""
     filters = layer.kernel_network.band_limits(sigma_cut, as_published)

@@ -1,6 +1,5 @@
 """The command line's options."""
 
-import dataclasses
 import os
 import sys
 from collections.abc import Iterator
@@ -13,12 +12,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from flexseq.bench.networks import NETWORKS, network_arguments
-from flexseq.bench.run import Plan, run
+from flexseq.bench.networks import NETWORKS
+from flexseq.bench.plan import make_plan
+from flexseq.bench.run import run
 from flexseq.bench.tasks import TASKS
 from flexseq.errors import InputError, unknown_name
 from flexseq.kernels import KERNELS
-from flexseq.training.recipe import Recipe
 
 PRECISIONS = {"32": "32-true", "64": "64-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
@@ -57,6 +56,10 @@ def bench(
     penalty: Annotated[
         str | None, typer.Option(help="what frequencies above Nyquist pay: none | magnet (without masks) | flexconv (with masks)")
     ] = None,
+    below_nyquist: Annotated[
+        bool | None,
+        typer.Option("--start-below-nyquist/--start-as-drawn", help="scale kernels at the start so that their limit is at most Nyquist"),
+    ] = None,
     fine_tune_epochs: Annotated[int | None, typer.Option(help="transfer: epochs at the target")] = None,
     size: Annotated[int | None, typer.Option(help="imagenet_k: pixels along an edge, 8 | 16 | 32 | 64; 32 by default")] = None,
     data_dir: Annotated[str | None, typer.Option(help="the folder that holds the data")] = None,
@@ -72,6 +75,7 @@ def bench(
     device: Annotated[str, typer.Option(help="auto | cpu | cuda | mps")] = "auto",
     precision: Annotated[str, typer.Option(help=" | ".join(PRECISIONS) + " bits")] = "32",
     workers: Annotated[int, typer.Option(help="processes that prepare batches")] = 0,
+    quick: Annotated[bool, typer.Option("--quick", help="a small version of the task's recipe: fewer samples and epochs")] = False,
     out: Annotated[Path | None, typer.Option(help="the run's folder; by default a new one in runs/")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the run that --out holds")] = False,
 ) -> None:
@@ -79,43 +83,26 @@ def bench(
         if task is None:
             list_tasks(data_dir)
             return
-        if task not in TASKS:
-            raise unknown_name("task", task, TASKS)
-        chosen = TASKS[task]
-        if data_dir is not None:
-            data_dir = os.path.abspath(os.path.expanduser(data_dir))
-        data = _given(data_dir=data_dir, download=download or None, words=words, split=split, short=short, limit=limit, size=size)
-        for name in data:
-            if name not in chosen.options:
-                raise InputError(f"{task} has no option --{name.replace('_', '-')}; for its data it takes {', '.join(chosen.options)}")
-        if limit is not None and limit < 1:
-            raise InputError(f"--limit expected at least 1, got {limit}")
         if precision not in PRECISIONS:
             raise unknown_name("precision", precision, PRECISIONS)
-        if kernel is not None and kernel not in KERNELS:
-            raise unknown_name("kernel", kernel, KERNELS)
         if resume and out is None:
             raise InputError("--resume needs --out, the folder of the run to go on with")
+        if data_dir is not None:
+            data_dir = os.path.abspath(os.path.expanduser(data_dir))
         training = _given(epochs=epochs, batch_size=batch_size, lr=lr, kernel_penalty=kernel_penalty, gradient_clip=gradient_clip)
-        own_data = chosen.defaults.own_data if words is not None else {}
-        if chosen.transfer is None and not (source is target is fine_tune_epochs is None):
-            raise InputError(f"{task} has no options --source, --target and --fine-tune-epochs; transfer tasks have them")
-        if chosen.transfer is not None:
-            sizes = _given(source=source, target=target)
-            chosen = dataclasses.replace(chosen, transfer=dataclasses.replace(chosen.transfer, **sizes))
-        training |= _given(alias_penalty=penalty, fine_tune_epochs=fine_tune_epochs)
-        if penalty is None and (model not in (None, "flexnet") or conv in ("conv", "njet") or kernel in ("siren", "mlp")):
-            training["alias_penalty"] = "none"  # nothing with a known bound to pay for
-        by_kernel = chosen.defaults.kernels.get(kernel or "", {})
-        recipe = Recipe(
-            **{**chosen.defaults.recipe, **own_data, **by_kernel, **training}, precision=PRECISIONS[precision], seed=seed, workers=workers
+        training |= _given(alias_penalty=penalty, fine_tune_epochs=fine_tune_epochs, start_below_nyquist=below_nyquist)
+        training |= {"precision": PRECISIONS[precision], "seed": seed, "workers": workers}
+        network = _given(depth=depth, width=width, kernel=kernel, conv=conv, kernel_size=kernel_size)
+        network |= _given(mask_sigma=mask_sigma, dropout=dropout, head=head)
+        plan = make_plan(
+            task,
+            model=model,
+            network=network,
+            training=training,
+            data=_given(data_dir=data_dir, download=download or None, words=words, split=split, short=short, limit=limit, size=size),
+            sizes=_given(source=source, target=target),
+            quick=quick,
         )
-        if chosen.transfer is not None and recipe.fine_tune_epochs < 1:
-            raise InputError(f"--fine-tune-epochs expected at least 1, got {recipe.fine_tune_epochs}")
-        given = _given(depth=depth, width=width, kernel=kernel, conv=conv, kernel_size=kernel_size)
-        given |= _given(mask_sigma=mask_sigma, dropout=dropout, head=head)
-        name = model or chosen.model
-        plan = Plan(chosen, data, name, network_arguments(name, given, chosen.defaults.networks.get(name, {})), recipe)
         folder = out or Path("runs") / f"{task}-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
         print(run(plan, folder, seeds=seeds, device=device, resume=resume))
 

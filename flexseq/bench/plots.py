@@ -4,8 +4,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
+from flexseq.analysis.kernels import plot_kernels
+from flexseq.analysis.masks import plot_masks
+from flexseq.analysis.spectra import plot_spectra
+from flexseq.analysis.steps import plot_steps
 from flexseq.files import replacing
+
+LEARNED = ("kernels.png", "masks.png", "steps.png", "spectra.png")
+"""Pictures of what a network learned; those of layers that it does not have are left out."""
+
+
+def plot_learned(model: nn.Module, folder: Path) -> None:
+    """Draw kernels over time, masks over depth, kernels step by step, and their spectra."""
+    kernels, masks, steps, spectra = (folder / name for name in LEARNED)
+    plot_kernels(model, kernels)
+    plot_masks(model, masks)
+    plot_steps(model, steps)
+    plot_spectra(model, spectra)
 
 
 def plot_curves(rows: list[dict[str, float]], best_epoch: int, path: Path) -> None:
@@ -55,17 +72,23 @@ def plot_confusion(matrix: np.ndarray, classes: list[str], path: Path) -> None:
 
 
 def plot_transfer(first: list[dict[str, float]], second: list[dict[str, float]], result: dict[str, Any], path: Path) -> None:
-    """Validation accuracy over both trainings, and the test accuracies at both sizes."""
+    """Validation accuracy over both trainings, test accuracy over the images' size before fine-tuning, and the accuracies at both sizes."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
-    curve, bars = figure.subplots(1, 2, width_ratios=(3, 2))
+    figure = Figure(figsize=(12, 3.5), layout="constrained")
+    curve, over_size, bars = figure.subplots(1, 3, width_ratios=(3, 2, 2))
     epochs = range(1, len(first) + len(second) + 1)
     curve.plot(epochs[: len(first)], [row["validation_accuracy"] for row in first], label=f"at {result['source_size']} px")
     curve.plot(epochs[len(first) :], [row["validation_accuracy"] for row in second], label=f"at {result['target_size']} px", marker=".")
     curve.set(xlabel="epoch", ylabel="validation accuracy")
     curve.grid(alpha=0.3)
     curve.legend(fontsize=8)
+    sizes = result["accuracy_over_size"]
+    over_size.plot([int(size) for size in sizes], list(sizes.values()), marker="o")
+    over_size.axvline(result["source_size"], color="0.6", linestyle=":", label="trained at")
+    over_size.set(xlabel="pixels along an edge", ylabel="test accuracy, not fine-tuned", ylim=(0, 1.08))
+    over_size.grid(alpha=0.3)
+    over_size.legend(fontsize=8)
     names = ["source", "target,\nas it is", "target,\nfine-tuned"]
     values = [result["value_at_source"], result["value_at_target_as_it_is"], result["value"]]
     drawn = bars.bar(names, values, color=["tab:blue", "tab:red", "tab:orange"])

@@ -1,6 +1,5 @@
 """One run of the bench: load, train, test, and leave the results in a folder."""
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -9,50 +8,24 @@ import torch
 from torch import nn
 
 from flexseq import saving
-from flexseq.analysis.kernels import plot_kernels
+from flexseq.antialias import limit_frequencies
 from flexseq.bench.networks import build_network, is_papers, row_name
-from flexseq.bench.plots import plot_confusion, plot_curves
+from flexseq.bench.plan import Plan
+from flexseq.bench.plots import LEARNED, plot_confusion, plot_curves, plot_learned
 from flexseq.bench.results import RESULT, confusion, print_result, read_result, summary_of, versions, where_it_ran, write_result
-from flexseq.bench.tasks import Task
 from flexseq.bench.transfer import OURS as TRANSFERS
 from flexseq.bench.transfer import SOURCE, run_transfer
 from flexseq.data.dataset import Dataset
 from flexseq.errors import InputError
 from flexseq.files import write_text
 from flexseq.training.fit import CHECKPOINT, LOG, Fitted, fit, pick_device, predict
-from flexseq.training.recipe import Recipe
 
 RECIPE = "recipe.json"
-OURS = (RECIPE, RESULT, LOG, CHECKPOINT, "model.safetensors", "best.safetensors", "curves.png", "confusion.png", "kernels.png", *TRANSFERS)
+MODELS = ("model.safetensors", "best.safetensors")
+OURS = (RECIPE, RESULT, LOG, CHECKPOINT, *MODELS, "curves.png", "confusion.png", *LEARNED, *TRANSFERS)
 """What a run writes: a folder that holds any of these is some run's."""
 FREE = ("workers", "download")
 """Parts of a recipe that may differ between a run and its continuation: they do not change the result."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """Everything that makes a run what it is.
-
-    Args:
-        task: which.
-        data: options of its loader.
-        model: name of the network.
-        network: all its arguments but channels and classes.
-        recipe: how it trains; each run of several has its own seed.
-    """
-
-    task: Task
-    data: dict[str, Any]
-    model: str
-    network: dict[str, Any]
-    recipe: Recipe
-
-    def as_json(self) -> dict[str, Any]:
-        """As it is kept in recipe.json and result.json."""
-        recipe = dataclasses.asdict(self.recipe)
-        parts = {"task": self.task.name, "data": self.data, "model": self.model, "network": self.network, "training": recipe}
-        transfer = self.task.transfer
-        return parts if transfer is None else {**parts, "transfer": {"source": transfer.source, "target": transfer.target}}
 
 
 def run(plan: Plan, folder: Path, *, seeds: int, device: str, resume: bool) -> Path:
@@ -74,7 +47,7 @@ def run(plan: Plan, folder: Path, *, seeds: int, device: str, resume: bool) -> P
     if seeds < 1:
         raise InputError(f"--seeds expected at least 1, got {seeds}")
     where = pick_device(device)
-    plans = [dataclasses.replace(plan, recipe=dataclasses.replace(plan.recipe, seed=plan.recipe.seed + i)) for i in range(seeds)]
+    plans = [plan.with_seed(plan.recipe.seed + i) for i in range(seeds)]
     folders = [folder] if seeds == 1 else [folder / f"seed-{one.recipe.seed}" for one in plans]
     if where.type == "cpu" and plan.recipe.precision == "16-mixed":
         raise InputError("--precision 16 needs a GPU; on a CPU there is bf16")
@@ -95,7 +68,7 @@ def run(plan: Plan, folder: Path, *, seeds: int, device: str, resume: bool) -> P
             print(f"{dataset.name}: {', '.join(f'{size:,} to {use}' for use, size in _uses(dataset))}, from {dataset.source}")
             for note in dataset.notes:
                 print(f"note: {note}")
-            build_network(plan.model, plan.network, dataset)  # bad arguments are to leave no folder behind
+            _build(plan, dataset)  # bad arguments are to leave no folder behind
             if seeds > 1:
                 _claim(folder, whole, resume)
             print(f"results go to {folder}")
@@ -182,10 +155,15 @@ def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _build(plan: Plan, dataset: Dataset) -> nn.Module:
+    model = build_network(plan.model, plan.network, dataset)
+    return limit_frequencies(model) if plan.recipe.start_below_nyquist else model
+
+
 def _run_one(plan: Plan, dataset: Dataset, folder: Path, device: torch.device, resume: bool) -> dict[str, Any]:
     recipe = plan.recipe
     torch.manual_seed(recipe.seed)
-    model = build_network(plan.model, plan.network, dataset)
+    model = _build(plan, dataset)
     _claim(folder, plan.as_json(), resume)
     try:
         if plan.task.transfer is not None:
@@ -202,7 +180,7 @@ def _finish(plan: Plan, dataset: Dataset, model: nn.Module, fitted: Fitted, fold
     batch_size = plan.recipe.batch_size
     predicted, true = predict(model, dataset.test, device=device, batch_size=batch_size)
     saving.save(model, folder / "model.safetensors")
-    plot_kernels(model, folder / "kernels.png")
+    plot_learned(model, folder)
     final_weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.load_state_dict(fitted.best_weights)
     saving.save(model, folder / "best.safetensors")

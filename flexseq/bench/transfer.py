@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from flexseq import saving
+from flexseq.analysis.spectra import frequencies_by_layer
 from flexseq.antialias import alias_penalty
 from flexseq.bench.networks import build_network, row_name
-from flexseq.bench.plots import plot_transfer
+from flexseq.bench.plots import plot_learned, plot_transfer
 from flexseq.bench.results import versions, where_it_ran, write_result
 from flexseq.data.dataset import Dataset, Split
 from flexseq.errors import InputError
@@ -73,6 +74,16 @@ def at_size(dataset: Dataset, size: int, resize: Callable[[Tensor, int], Tensor]
     return dataclasses.replace(dataset, train=train, validation=validation, test=test, augment=augment, shape=shape)
 
 
+def sizes_between(source: int, target: int, count: int = 5) -> list[int]:
+    """Sizes from the source to the target, both among them.
+
+    Example:
+        >>> sizes_between(16, 32), sizes_between(8, 10)
+        ([16, 20, 24, 28, 32], [8, 9, 10])
+    """
+    return sorted({round(source + (target - source) * i / (count - 1)) for i in range(count)}, reverse=target < source)
+
+
 def run_transfer(plan: Any, transfer: Transfer, dataset: Dataset, folder: Path, device: torch.device, resume: bool) -> dict[str, Any]:
     """Train at the source, test there and at the target as it is, fine-tune at the target, test again; write everything.
 
@@ -114,8 +125,16 @@ def run_transfer(plan: Any, transfer: Transfer, dataset: Dataset, folder: Path, 
     first = train(source, SOURCE, recipe)
     at_source = accuracy(source)
     saving.save(model, folder / SOURCE / "model.safetensors")
+    frequencies = frequencies_by_layer(model)
+    plot_learned(model, folder)
+    over_size = {}
+    for size in sizes_between(transfer.source, transfer.target):
+        if size not in (transfer.source, transfer.target):
+            set_resolution(model, size / transfer.source)
+            over_size[size] = accuracy(at_size(dataset, size, transfer.resize))
     unchanged = set_resolution(model, transfer.target / transfer.source)
     at_target = accuracy(target)
+    over_size |= {transfer.source: at_source, transfer.target: at_target}
     print(f"{at_source:.2%} at {transfer.source} px, {at_target:.2%} at {transfer.target} px as it is", flush=True)
     fine_tuning = dataclasses.replace(recipe, epochs=recipe.fine_tune_epochs)
     second = train(target, TARGET, fine_tuning)
@@ -139,9 +158,12 @@ def run_transfer(plan: Any, transfer: Transfer, dataset: Dataset, folder: Path, 
         "value_at_best_validation": at_best,
         "best_validation": best,
         "paper_value": None,
+        "accuracy_over_size": {str(size): over_size[size] for size in sorted(over_size)},
+        "frequencies": frequencies,
         "source_size": transfer.source,
         "target_size": transfer.target,
         "penalty": recipe.alias_penalty,
+        "start_below_nyquist": recipe.start_below_nyquist,
         "unchanged_layers": list(unchanged),
         "epochs": recipe.epochs,
         "fine_tune_epochs": recipe.fine_tune_epochs,

@@ -146,16 +146,32 @@ class ContinuousConv(nn.Module):
         }
         return basis_long_conv(x, basis, weight, self.bias, **options, last=last, kept=kept)
 
-    def sample_kernel(self) -> Tensor:
+    def sample_kernel(self, *, crop: bool = True) -> Tensor:
         """The kernel as it is applied, masked and cropped: (out_channels, in_channels / groups, *taps).
+
+        Args:
+            crop: false for all taps of the masked kernel.
 
         Raises:
             InputError: the kernel's size is not known yet.
         """
-        (crop,) = read_crops([self])
-        assert crop is not None
-        basis, weight = self._mix(crop.keep)
+        basis, weight = self.sample_basis(crop=crop)
         return torch.tensordot(weight, basis, 1).to(self.kernel_network.readout.bias.dtype)
+
+    def sample_basis(self, *, crop: bool = True) -> tuple[Tensor, Tensor]:
+        """The functions that the kernel is a mix of, and their weights: `sample_kernel` is their product.
+
+        Args:
+            crop: false for all taps of the masked functions.
+
+        Returns:
+            (H, *taps), and (out_channels, in_channels / groups, H).
+        """
+        (kept,) = read_crops([self])
+        assert kept is not None
+        assert self.kernel_size is not None
+        around = [taps_around(size, causal=self.causal, ratio=self.ratio) for size in self.kernel_size]
+        return self._mix(kept.keep if crop else [(0, before + after + 1) for before, after in around])
 
     def kernel_norm(self, crop: Crop | None = None) -> Tensor:
         """||sampled kernel||_2, without sampling the kernel: ||W B||^2 = tr(W B B' W') for a basis B and a readout W. A scalar.

@@ -20,6 +20,7 @@ class Recipe:
         alias_penalty: what frequencies above Nyquist pay, "none", "magnet" (of kernels without their mask) or "flexconv" (with it);
             see `flexseq.alias_penalty`.
         alias_weight: of that.
+        start_below_nyquist: scale the kernels' filters before training; see `flexseq.limit_frequencies`.
         fine_tune_epochs: of tasks that train a second time, at another resolution.
         warmup_epochs: of the linear rise; at most a tenth of all epochs is taken, so that short runs get to train too.
         min_lr: where the cosine ends.
@@ -36,6 +37,7 @@ class Recipe:
     kernel_penalty: float = 0.0
     alias_penalty: str = "none"
     alias_weight: float = 0.1
+    start_below_nyquist: bool = False
     fine_tune_epochs: int = 0
     warmup_epochs: float = 5.0
     min_lr: float = 1e-6

@@ -1,0 +1,90 @@
+"""Pictures of the sizes that masks have learned, over depth."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from flexseq.files import replacing
+from flexseq.nn.continuous import ContinuousConv
+from flexseq.positions import tap_positions
+
+COLUMNS = 8
+
+
+def masks_over_depth(model: nn.Module) -> list[dict[str, object]]:
+    """One row for each continuous convolution with a mask, in the order of the model's modules.
+
+    Returns:
+        Dicts of `layer` (its name), `depth` (counted from 1), and `mean` and `sigma`, a list each with a number for each axis, in units
+        of position.
+
+    Example:
+        >>> import flexseq as fs
+        >>> [row["layer"] for row in masks_over_depth(fs.FlexNet(depth=1))]
+        ['conv', 'blocks.0.conv1', 'blocks.0.conv2']
+    """
+    rows: list[dict[str, object]] = []
+    for name, layer in _masked(model):
+        assert layer.mask is not None
+        mean, sigma = layer.mask.mean.tolist(), layer.mask.sigma.abs().tolist()
+        rows.append({"layer": name or "layer", "depth": len(rows) + 1, "mean": mean, "sigma": sigma})
+    return rows
+
+
+@torch.no_grad()
+def plot_masks(model: nn.Module, path: Path) -> bool:
+    """Draw the mask of each continuous convolution over its whole kernel, and the masks' sigma over depth.
+
+    Args:
+        model: any module; layers over one or two axes are drawn.
+        path: the picture, in a format that matplotlib knows.
+
+    Returns:
+        Whether there was a mask to draw.
+
+    Source:
+        FlexConv, Fig. 6.
+    """
+    layers = [(name, layer) for name, layer in _masked(model) if layer.ndim <= 2 and layer.kernel_size is not None]
+    if not layers:
+        return False
+    from matplotlib.figure import Figure
+
+    columns = min(COLUMNS, len(layers))
+    rows = -(-len(layers) // columns)
+    figure = Figure(figsize=(1.5 * columns + 0.5, 1.8 * rows + 2.4), layout="constrained")
+    grid = figure.add_gridspec(rows + 1, columns, height_ratios=[1] * rows + [1.5])
+    for i, (name, layer) in enumerate(layers):
+        axis = figure.add_subplot(grid[divmod(i, columns)])
+        assert layer.mask is not None
+        assert layer.kernel_size is not None
+        positions = tap_positions(layer.kernel_size, causal=layer.causal, ratio=layer.ratio, device=layer.mask.sigma.device)
+        values = layer.mask(positions).float().cpu()
+        if layer.ndim == 1:
+            axis.fill_between(positions[0].cpu(), values, color="tab:blue", alpha=0.5, linewidth=0)
+            axis.set(xlim=(-1, 1), ylim=(0, 1.05), yticks=[])
+        else:
+            axis.imshow(values, cmap="viridis", vmin=0, vmax=1, extent=(-1, 1, 1, -1), interpolation="nearest", aspect="auto")
+            axis.set(yticks=[])
+        axis.set_xticks([-1, 0, 1])
+        axis.tick_params(labelsize=6)
+        axis.set_title(f"{i + 1}: {name}", fontsize=6)
+    below: Any = figure.add_subplot(grid[rows, :])
+    sigmas = torch.tensor([layer.mask.sigma.abs().tolist() for _, layer in layers if layer.mask is not None])
+    names = {1: ("sigma",), 2: ("sigma, rows", "sigma, columns")}[sigmas.shape[1]]
+    for name, values in zip(names, sigmas.T, strict=True):
+        below.plot(range(1, len(layers) + 1), values, marker="o", label=name)
+    below.set(xlabel="layer", ylabel="sigma (kernel spans -1 to 1)", ylim=(0, None))
+    below.xaxis.get_major_locator().set_params(integer=True)
+    below.grid(alpha=0.3)
+    below.legend(fontsize=7)
+    figure.suptitle("masks over depth", fontsize=9)
+    with replacing(path) as part:
+        figure.savefig(part, dpi=120)
+    return True
+
+
+def _masked(model: nn.Module) -> list[tuple[str, ContinuousConv]]:
+    return [(name, m) for name, m in model.named_modules() if isinstance(m, ContinuousConv) and m.mask is not None]

@@ -1,0 +1,202 @@
+"""Spectra of kernels, and how much of them lies above Nyquist."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from flexseq.antialias import max_frequency
+from flexseq.files import replacing
+from flexseq.functional.band_limits import nyquist_frequency
+from flexseq.nn.continuous import ContinuousConv
+from flexseq.resolution import set_resolution
+
+T = TypeVar("T")
+
+MOST_TAPS = 2**18
+"""At which some 33 functions are transformed: 140 MB."""
+
+
+def evenly_spaced(items: Sequence[T], count: int) -> list[T]:
+    """At most `count` of the items, the first and the last among them.
+
+    Example:
+        >>> evenly_spaced("abcdefg", 3)
+        ['a', 'd', 'g']
+    """
+    if len(items) <= count:
+        return list(items)
+    return [items[round(i * (len(items) - 1) / max(count - 1, 1))] for i in range(count)]
+
+
+@torch.no_grad()
+def strongest_kernel(layer: ContinuousConv) -> tuple[int, int]:
+    """The (out, in) channels of the kernel with the largest norm."""
+    basis, weight = layer.sample_basis()
+    basis = basis.flatten(1)
+    squares = ((weight @ (basis @ basis.T)) * weight).sum(2)  # of the norms, and no kernel need be formed
+    out_channel, in_channel = divmod(int(squares.argmax()), squares.shape[1])
+    return out_channel, in_channel
+
+
+@torch.no_grad()
+def uncropped_kernel(layer: ContinuousConv, ratio: float, out_channel: int, in_channel: int) -> Tensor:
+    """One of the layer's kernels with its mask at all taps, sampled `ratio` times as densely as in training: (*taps), on the CPU.
+
+    The layer's own resolution stays as it is.
+    """
+    with set_resolution(layer, ratio):
+        basis, weight = layer.sample_basis(crop=False)
+    return torch.tensordot(weight[out_channel, in_channel], basis, 1).float().cpu()
+
+
+def kernel_spectrum(kernel: Tensor, kernel_size: Sequence[int], ratio: float, *, finer: int = 4) -> tuple[Tensor, list[Tensor]]:
+    """Kernels' Fourier transforms, and the frequencies along each axis.
+
+    Args:
+        kernel: (..., *taps), uncropped.
+        kernel_size: taps along each axis at ratio 1.
+        ratio: how many times as densely as in training the kernel was sampled.
+        finer: pad with zeros to this many times the taps, so that the spectrum is smooth.
+
+    Returns:
+        (..., *frequencies), zero frequency in the middle; and the frequencies in cycles per unit of position.
+    """
+    axes = list(range(-len(kernel_size), 0))
+    lengths = [finer * kernel.shape[axis] for axis in axes]
+    spectrum = torch.fft.fftshift(torch.fft.fftn(kernel, lengths, axes), axes)
+    spacing = [2 / (max(size - 1, 1) * ratio) for size in kernel_size]
+    frequencies = [torch.fft.fftshift(torch.fft.fftfreq(n, d)) for n, d in zip(lengths, spacing, strict=True)]
+    return spectrum, frequencies
+
+
+@torch.no_grad()
+def energy_above_nyquist(layer: ContinuousConv, *, ratio: float | None = None) -> float:
+    """The share of a layer's kernels' energy at frequencies above the Nyquist frequency of training, along any axis.
+
+    Args:
+        layer: with a known kernel size.
+        ratio: how many times as densely as in training the kernels are sampled for it. What lies above `ratio` times Nyquist folds back; by
+            default enough for the highest frequency of the layer, as far as `MOST_TAPS` and a ratio of 16 allow, and 2 at least.
+
+    Returns:
+        In [0, 1], over all kernels of the layer with their mask, not cropped.
+    """
+    assert layer.kernel_size is not None
+    if ratio is None:
+        limit = float(max_frequency(layer, of_nyquist=True)) * layer.ratio
+        affordable = (MOST_TAPS / math.prod(layer.kernel_size)) ** (1 / layer.ndim)
+        ratio = float(max(2, math.ceil(min(16.0, limit, affordable))))
+    with set_resolution(layer, ratio):
+        basis, weight = layer.sample_basis(crop=False)
+    weights = weight.flatten(0, 1).double().cpu()
+    spectra, frequencies = kernel_spectrum(basis.double().cpu(), layer.kernel_size, ratio, finer=1)
+    # Summed over kernels, |sum_h w_h F_h|^2 = F' (sum w w') F: no kernel need be formed.
+    energy = (spectra.conj() * torch.tensordot((weights.T @ weights).to(spectra.dtype), spectra, 1)).sum(0).real
+    below = energy
+    for axis, (size, along) in enumerate(zip(layer.kernel_size, frequencies, strict=True)):
+        if size > 1:
+            below = below.index_select(axis, (along.abs() <= nyquist_frequency(size)).nonzero()[:, 0])
+    return float(1 - below.sum() / energy.sum().clamp_min(1e-300))
+
+
+@torch.no_grad()
+def frequencies_by_layer(model: nn.Module) -> list[dict[str, Any]]:
+    """How high the kernels of each continuous convolution reach, as fractions of training's Nyquist frequency.
+
+    Returns:
+        Dicts of `layer`; `kernel_limit` and `limit`, the bound without and with the mask (None where none is known); and
+        `energy_above_nyquist`.
+    """
+    rows = []
+    for name, layer in model.named_modules():
+        if not isinstance(layer, ContinuousConv):
+            continue
+        row: dict[str, Any] = {"layer": name or "layer"}
+        for key, include_mask in (("kernel_limit", False), ("limit", True)):
+            limit = float(max_frequency(layer, include_mask=include_mask, of_nyquist=True)) * layer.ratio
+            row[key] = limit if limit < float("inf") else None
+        rows.append({**row, "energy_above_nyquist": energy_above_nyquist(layer)})
+    return rows
+
+
+@torch.no_grad()
+def plot_spectra(model: nn.Module, path: Path, *, ratio: float = 2.0, layers: int = 4) -> bool:
+    """Draw the strongest kernel of some layers and its spectrum, as sampled in training and more densely.
+
+    Solid lines show the Nyquist frequency of training, dotted red ones the highest frequency that is predicted for the layer.
+
+    Args:
+        model: any module; continuous convolutions over one or two axes are drawn.
+        path: the picture, in a format that matplotlib knows.
+        ratio: how many times as densely the second time.
+        layers: how many, evenly spaced over depth.
+
+    Returns:
+        Whether there was a layer to draw.
+
+    Source:
+        FlexConv, Fig. 8.
+    """
+    found = [(name, m) for name, m in model.named_modules() if isinstance(m, ContinuousConv) and m.ndim <= 2 and m.kernel_size is not None]
+    if not found:
+        return False
+    from matplotlib.figure import Figure
+
+    chosen = evenly_spaced(found, layers)
+    figure = Figure(figsize=(9.5, 2.3 * len(chosen) + 0.5), layout="constrained")
+    for row, (name, layer) in zip(figure.subplots(len(chosen), 4, squeeze=False), chosen, strict=True):
+        out_channel, in_channel = strongest_kernel(layer)
+        assert layer.kernel_size is not None
+        limit = max_frequency(layer, per_axis=True).cpu().tolist()
+        nyquist = [nyquist_frequency(size) for size in layer.kernel_size]
+        multiple = max(f / n for f, n in zip(limit, nyquist, strict=True) if n) if max(nyquist) else 0.0
+        shown = f"{multiple:.1f} x Nyquist" if multiple < math.inf else "unknown"
+        for columns, density in ((row[:2], 1.0), (row[2:], ratio)):
+            kernel = uncropped_kernel(layer, density, out_channel, in_channel)
+            spectrum, frequencies = kernel_spectrum(kernel, layer.kernel_size, density)
+            _draw_kernel(columns[0], kernel, layer)
+            _draw_spectrum(columns[1], spectrum.abs(), frequencies, nyquist, limit)
+            columns[0].set_title(f"{' x '.join(map(str, kernel.shape))} taps", fontsize=8)
+            columns[1].set_title("its spectrum", fontsize=8)
+            for axis in columns:
+                axis.tick_params(labelsize=6)
+        row[0].set_ylabel(f"{name}\n{energy_above_nyquist(layer):.1%} above Nyquist\nlimit {shown}", fontsize=7)
+    figure.suptitle(
+        "strongest kernels with their masks; solid: Nyquist in training; red dotted: highest frequency predicted (cycles per unit)",
+        fontsize=8,
+    )
+    with replacing(path) as part:
+        figure.savefig(part, dpi=120)
+    return True
+
+
+def _draw_kernel(axis: Any, kernel: Tensor, layer: ContinuousConv) -> None:
+    if layer.ndim == 1:
+        axis.plot(torch.linspace(-1, 1, len(kernel)), kernel, linewidth=1)
+        axis.axhline(0, color="0.6", linewidth=0.5)
+        return
+    height = kernel.abs().max().item() or 1.0
+    axis.imshow(kernel, cmap="RdBu_r", vmin=-height, vmax=height, interpolation="nearest")
+
+
+def _draw_spectrum(axis: Any, spectrum: Tensor, frequencies: list[Tensor], nyquist: list[float], limit: list[float]) -> None:
+    if len(frequencies) == 1:
+        axis.plot(frequencies[0], spectrum, linewidth=1)
+        for value, style in ((nyquist[0], "-k"), (limit[0], ":r")):
+            if value < float("inf"):
+                for side in (-value, value):
+                    axis.axvline(side, color=style[1], linestyle=style[0], linewidth=1)
+        return
+    rows, columns = frequencies
+    extent = (float(columns[0]), float(columns[-1]), float(rows[-1]), float(rows[0]))
+    axis.imshow(spectrum, cmap="magma", extent=extent, aspect="auto", interpolation="nearest")
+    for (down, across), colour, style in ((nyquist, "white", "-"), (limit, "red", ":")):
+        if max(down, across) < float("inf"):
+            axis.plot(
+                [-across, across, across, -across, -across], [-down, -down, down, down, -down], color=colour, linestyle=style, linewidth=1
+            )
+    axis.set(xlim=extent[:2], ylim=extent[2:])  # a limit above what is drawn is not to be seen

@@ -1,0 +1,103 @@
+"""Everything that makes a run what it is: from what the user gave, the task's recipe and the network's own defaults."""
+
+import dataclasses
+from typing import Any
+
+from flexseq.bench.networks import network_arguments
+from flexseq.bench.tasks import TASKS, Task
+from flexseq.errors import InputError, unknown_name
+from flexseq.kernels import KERNELS
+from flexseq.training.recipe import Recipe
+
+UNLIMITED_CONVS, UNLIMITED_KERNELS = ("conv", "njet"), ("siren", "mlp")
+"""Convolutions and kernel networks that do not pay for their frequencies by default."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A run.
+
+    Args:
+        task: which.
+        data: options of its loader.
+        model: name of the network.
+        network: all its arguments but channels and classes.
+        recipe: how it trains; each run of several has its own seed.
+    """
+
+    task: Task
+    data: dict[str, Any]
+    model: str
+    network: dict[str, Any]
+    recipe: Recipe
+
+    def as_json(self) -> dict[str, Any]:
+        """As it is kept in recipe.json and result.json."""
+        recipe = dataclasses.asdict(self.recipe)
+        parts = {"task": self.task.name, "data": self.data, "model": self.model, "network": self.network, "training": recipe}
+        transfer = self.task.transfer
+        return parts if transfer is None else {**parts, "transfer": {"source": transfer.source, "target": transfer.target}}
+
+    def with_seed(self, seed: int) -> "Plan":
+        """The same with another seed."""
+        return dataclasses.replace(self, recipe=dataclasses.replace(self.recipe, seed=seed))
+
+
+def make_plan(
+    task: str,
+    *,
+    model: str | None = None,
+    network: dict[str, Any] | None = None,
+    training: dict[str, Any] | None = None,
+    data: dict[str, Any] | None = None,
+    sizes: dict[str, Any] | None = None,
+    quick: bool = False,
+) -> Plan:
+    """What was given, then the task's recipe (its small version where `quick`), then the network's own defaults.
+
+    Args:
+        task: its name.
+        model: the network's name; by default the task's.
+        network, training, data: arguments of the network, of `Recipe` and of the task's loader.
+        sizes: source and target, for tasks that train at two resolutions.
+        quick: fewer samples and epochs.
+
+    Raises:
+        InputError: unknown names; options that the task or the network does not have; values out of range.
+    """
+    network, training, data = dict(network or {}), dict(training or {}), dict(data or {})
+    if task not in TASKS:
+        raise unknown_name("task", task, TASKS)
+    chosen = TASKS[task]
+    for name in data:
+        if name not in chosen.options:
+            raise InputError(f"{task} has no option --{name.replace('_', '-')}; for its data it takes {', '.join(chosen.options)}")
+    if data.get("limit", 1) < 1:
+        raise InputError(f"--limit expected at least 1, got {data['limit']}")
+    kernel = network.get("kernel")
+    if isinstance(kernel, str) and kernel not in KERNELS:
+        raise unknown_name("kernel", kernel, KERNELS)
+    if chosen.transfer is None and (sizes or "fine_tune_epochs" in training):
+        raise InputError(f"{task} has no options --source, --target and --fine-tune-epochs; transfer tasks have them")
+    if chosen.transfer is not None:
+        chosen = dataclasses.replace(chosen, transfer=dataclasses.replace(chosen.transfer, **(sizes or {})))
+    defaults = chosen.defaults
+    small = defaults.quick if quick else None
+    if small is not None and small.limit is not None:
+        data.setdefault("limit", small.limit)
+    recipe = dict(defaults.recipe)
+    if "words" in data:
+        recipe |= defaults.own_data
+    recipe |= defaults.kernels.get(kernel if isinstance(kernel, str) else "", {})
+    recipe |= {} if small is None else small.recipe
+    unlimited = model not in (None, "flexnet") or network.get("conv") in UNLIMITED_CONVS or kernel in UNLIMITED_KERNELS
+    if unlimited:
+        recipe |= {"alias_penalty": "none", "start_below_nyquist": False}  # nothing with a known bound
+    if training.get("alias_penalty") == "none":
+        recipe["start_below_nyquist"] = False
+    built = Recipe(**{**recipe, **training})
+    if chosen.transfer is not None and built.fine_tune_epochs < 1:
+        raise InputError(f"--fine-tune-epochs expected at least 1, got {built.fine_tune_epochs}")
+    name = model or chosen.model
+    own = {**defaults.networks.get(name, {}), **({} if small is None else small.networks.get(name, {}))}
+    return Plan(chosen, data, name, network_arguments(name, network, own), built)
