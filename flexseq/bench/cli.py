@@ -2,8 +2,6 @@
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,9 +10,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from flexseq.bench.cli_studies import STUDIES
+from flexseq.bench.failing import failing_in_one_sentence
 from flexseq.bench.networks import NETWORKS
 from flexseq.bench.plan import make_plan
 from flexseq.bench.run import run
+from flexseq.bench.sweep import run_sweep
 from flexseq.bench.tasks import TASKS
 from flexseq.errors import InputError, unknown_name
 from flexseq.kernels import KERNELS
@@ -51,8 +52,17 @@ def bench(
     seed: Annotated[int, typer.Option(help="of weights, order and dropout")] = 0,
     seeds: Annotated[int, typer.Option(help="runs, with seeds counted up from --seed: mean and spread")] = 1,
     limit: Annotated[int | None, typer.Option(help="use at most this many samples")] = None,
-    source: Annotated[int | None, typer.Option(help="transfer: pixels along an edge to train at")] = None,
-    target: Annotated[int | None, typer.Option(help="transfer: pixels along an edge to test and fine-tune at")] = None,
+    source: Annotated[str | None, typer.Option(help="transfer: pixels along an edge to train at; with --sweep several, as 16,20")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="transfer: pixels along an edge to test and fine-tune at; with --sweep several, as 28,30,32")
+    ] = None,
+    sweep: Annotated[
+        bool,
+        typer.Option(
+            "--sweep",
+            help="transfer: the grid of all sources and targets, with --penalty or with both penalties; goes on with what --out holds",
+        ),
+    ] = False,
     penalty: Annotated[
         str | None, typer.Option(help="what frequencies above Nyquist pay: none | magnet (without masks) | flexconv (with masks)")
     ] = None,
@@ -79,7 +89,7 @@ def bench(
     out: Annotated[Path | None, typer.Option(help="the run's folder; by default a new one in runs/")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the run that --out holds")] = False,
 ) -> None:
-    with _failing_in_one_sentence():
+    with failing_in_one_sentence("--resume with the same options and --out (above) goes on after the last finished epoch"):
         if task is None:
             list_tasks(data_dir)
             return
@@ -94,17 +104,52 @@ def bench(
         training |= {"precision": PRECISIONS[precision], "seed": seed, "workers": workers}
         network = _given(depth=depth, width=width, kernel=kernel, conv=conv, kernel_size=kernel_size)
         network |= _given(mask_sigma=mask_sigma, dropout=dropout, head=head)
+        data = _given(data_dir=data_dir, download=download or None, words=words, split=split, short=short, limit=limit, size=size)
+        if sweep:
+            path = run_sweep(
+                task,
+                out or Path("runs") / f"{task}-sweep",
+                sources=_sizes("source", source or "16,20"),
+                targets=_sizes("target", target or "28,30,32,34,36"),
+                penalties=["magnet", "flexconv"] if penalty is None else [penalty],
+                seeds=list(range(seed, seed + seeds)),
+                device=device,
+                training=training,
+                model=model,
+                network=network,
+                data=data,
+                quick=quick,
+            )
+            print(path.read_text())
+            print(path)
+            return
         plan = make_plan(
             task,
             model=model,
             network=network,
             training=training,
-            data=_given(data_dir=data_dir, download=download or None, words=words, split=split, short=short, limit=limit, size=size),
-            sizes=_given(source=source, target=target),
+            data=data,
+            sizes=_given(source=_size("source", source), target=_size("target", target)),
             quick=quick,
         )
         folder = out or Path("runs") / f"{task}-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
         print(run(plan, folder, seeds=seeds, device=device, resume=resume))
+
+
+def _sizes(option: str, text: str) -> list[int]:
+    try:
+        return sorted({int(part) for part in text.split(",")})
+    except ValueError as error:
+        raise InputError(f"--{option} expected pixels, as 16 or 16,20, got {text}") from error
+
+
+def _size(option: str, text: str | None) -> int | None:
+    if text is None:
+        return None
+    first, *others = _sizes(option, text)
+    if others:
+        raise InputError(f"--{option} expected one size without --sweep, got {text}")
+    return first
 
 
 def list_tasks(data_dir: str | None) -> None:
@@ -112,6 +157,9 @@ def list_tasks(data_dir: str | None) -> None:
     table = Table("task", "what", "data", "here", title="python -m flexseq.bench TASK  (--help for options)")
     for task in TASKS.values():
         table.add_row(task.name, task.description, task.needs, "yes" if task.is_here(data_dir) else "no")
+    table.add_section()
+    for name, (_, description, needs) in STUDIES.items():
+        table.add_row(name, description, needs, "")
     Console().print(table)
 
 
@@ -119,19 +167,10 @@ def _given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-@contextmanager
-def _failing_in_one_sentence() -> Iterator[None]:
-    """Exit status 2 and the error's sentence on bad input, 130 on Ctrl-C."""
-    try:
-        yield
-    except InputError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        raise typer.Exit(2) from error
-    except KeyboardInterrupt as error:
-        print("interrupted; --resume with the same options and --out (above) goes on after the last finished epoch", file=sys.stderr)
-        raise typer.Exit(130) from error
-
-
 def main() -> None:
-    """Run the command line."""
-    app()
+    """Run the command line: a task, or one of the studies, which have their own options."""
+    name = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), None)
+    if name in STUDIES:
+        STUDIES[name][0]()
+    else:
+        app()

@@ -1,6 +1,7 @@
 """Everything that makes a run what it is: from what the user gave, the task's recipe and the network's own defaults."""
 
 import dataclasses
+import json
 from typing import Any
 
 from flexseq.bench.networks import network_arguments
@@ -37,6 +38,10 @@ class Plan:
         parts = {"task": self.task.name, "data": self.data, "model": self.model, "network": self.network, "training": recipe}
         transfer = self.task.transfer
         return parts if transfer is None else {**parts, "transfer": {"source": transfer.source, "target": transfer.target}}
+
+    def as_text(self) -> str:
+        """As recipe.json holds it."""
+        return json.dumps(self.as_json(), indent=1) + "\n"
 
     def with_seed(self, seed: int) -> "Plan":
         """The same with another seed."""

@@ -97,3 +97,74 @@ def plot_transfer(first: list[dict[str, float]], second: list[dict[str, float]],
     figure.suptitle(f"{result['task']}: {result['model']}, penalty {result['penalty']}", fontsize=10)
     with replacing(path) as part:
         figure.savefig(part, dpi=120)
+
+
+def plot_table(title: str, columns: list[str], rows: list[dict[str, Any]], path: Path) -> None:
+    """A table's figures, one panel a column: this project's mean and spread, and what was published."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(2.2 + 3.2 * len(columns), 1.2 + 0.4 * len(rows)), layout="constrained")
+    panels = figure.subplots(1, len(columns), squeeze=False, sharey=True)[0]
+    for panel, column in zip(panels, columns, strict=True):
+        for y, row in enumerate(rows):
+            figures = row["figures"].get(column)
+            if figures is None:
+                continue
+            panel.errorbar(100 * figures["mean"], y, xerr=100 * (figures["spread"] or 0), fmt="o", color="tab:blue", capsize=3)
+            if figures["paper"]:
+                panel.plot(float(figures["paper"].partition(" ")[0]), y, "x", color="tab:red")
+        panel.set_title(column, fontsize=9)
+        panel.set_yticks(range(len(rows)), [row["row"] for row in rows])
+        panel.grid(alpha=0.3)
+        panel.set_xlabel("percent", fontsize=8)
+    panels[0].set_ylim(len(rows) - 0.5, -0.5)
+    figure.suptitle(f"{title} (dots: here, with spread over seeds; crosses: published)", fontsize=9)
+    with replacing(path) as part:
+        figure.savefig(part, dpi=120)
+
+
+def plot_over_size(curves: dict[str, list[dict[str, float]]], source: int, path: Path) -> None:
+    """Test accuracy over the images' size without fine-tuning, a line for each network: the mean over seeds.
+
+    Args:
+        curves: for each network one dict a seed, size -> accuracy.
+        source: the size of training.
+        path: the picture.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 4.5), layout="constrained")
+    axis = figure.subplots()
+    for name, seeds in curves.items():
+        sizes = sorted({int(size) for one in seeds for size in one})
+        means = [float(np.mean([one[str(size)] for one in seeds if str(size) in one])) for size in sizes]
+        axis.plot(sizes, means, marker="o", label=name)
+    axis.axvline(source, color="0.6", linestyle=":", label="trained at")
+    axis.set(xlabel="pixels along an edge", ylabel="test accuracy, not fine-tuned", ylim=(0, 1))
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=7)
+    with replacing(path) as part:
+        figure.savefig(part, dpi=120)
+
+
+def plot_grids(grids: dict[str, list[list[list[float]]]], sources: list[int], targets: list[int], path: Path) -> None:
+    """Changes of accuracy, one grid of (source, target) each: lists of one value a seed."""
+    from matplotlib.figure import Figure
+
+    rows = -(-len(grids) // 2)
+    figure = Figure(figsize=(2.5 + 1.6 * len(targets), (1.1 + 0.6 * len(sources)) * rows + 0.3), layout="constrained")
+    means = {title: np.array([[np.mean(v) if v else np.nan for v in row] for row in grid]) for title, grid in grids.items()}
+    height = max(np.nanmax(np.abs(grid)) for grid in means.values()) or 1.0
+    panels = list(figure.subplots(rows, 2, squeeze=False).flat)
+    for axis, (title, grid) in zip(panels, means.items(), strict=False):
+        axis.imshow(grid, cmap="RdYlGn", vmin=-height, vmax=height, aspect="auto")
+        for (row, column), value in np.ndenumerate(grid):
+            if not np.isnan(value):
+                axis.text(column, row, f"{value:+.1%}", ha="center", va="center", fontsize=8)
+        axis.set_xticks(range(len(targets)), [f"{size} px" for size in targets], fontsize=8)
+        axis.set_yticks(range(len(sources)), [f"{size} px" for size in sources], fontsize=8)
+        axis.set_title(title, fontsize=9)
+    figure.supxlabel("target", fontsize=9)
+    figure.supylabel("source", fontsize=9)
+    with replacing(path) as part:
+        figure.savefig(part, dpi=120)

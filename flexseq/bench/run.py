@@ -53,9 +53,9 @@ def run(plan: Plan, folder: Path, *, seeds: int, device: str, resume: bool) -> P
         raise InputError("--precision 16 needs a GPU; on a CPU there is bf16")
     whole = {**plan.as_json(), "seeds": seeds}
     if seeds > 1:
-        _check_claim(folder, whole, resume)
+        check_claim(folder, whole, resume)
     for one, own_folder in zip(plans, folders, strict=True):
-        _check_claim(own_folder, one.as_json(), resume)
+        check_claim(own_folder, one.as_json(), resume)
     dataset = None
     results = []
     for one, own_folder in zip(plans, folders, strict=True):
@@ -91,7 +91,7 @@ def _uses(dataset: Dataset) -> list[tuple[str, int]]:
     return list(zip(("train on", "validate", "test"), dataset.sizes.values(), strict=True))
 
 
-def _check_claim(folder: Path, recipe: dict[str, Any], resume: bool) -> None:
+def check_claim(folder: Path, recipe: dict[str, Any], resume: bool) -> None:
     """Raise InputError where the folder holds another run."""
     try:
         if folder.exists() and not folder.is_dir():

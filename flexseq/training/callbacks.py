@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from flexseq.data.loader import epoch_seed
 from flexseq.errors import InputError
 from flexseq.files import replacing, write_text
+from flexseq.words import duration
 
 COLUMNS = ("epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "lr", "seconds", "session")
 
@@ -180,18 +181,3 @@ class Report(Callback):
     def _left(self, trainer: Trainer, pl_module: Any) -> str:
         done = trainer.global_step - self._first_step
         return duration((time.perf_counter() - self._began) / max(done, 1) * (pl_module.steps - trainer.global_step))
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words.
-
-    Example:
-        >>> duration(45), duration(125), duration(7500)
-        ('45 s', '2 min 05 s', '2 h 05 min')
-    """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
