@@ -150,3 +150,29 @@ def test_an_axis_of_one_tap_pays_nothing():
 
 def test_model_without_continuous_convolutions_pays_nothing():
     assert fs.alias_penalty(torch.nn.Linear(2, 2)) == 0
+
+
+@pytest.mark.parametrize("kernel", ["magnet", "gabor", "fourier"])
+def test_kernels_can_start_below_nyquist(kernel):
+    model = fs.FlexNet(depth=1, width=4, kernel=kernel, image_size=16)
+    assert fs.alias_penalty(model) > 0
+    assert fs.limit_frequencies(model) is model
+    for layer in (model.conv, model.blocks[0].conv1):
+        assert fs.max_frequency(layer, include_mask=False, of_nyquist=True).item() <= 1 + 1e-5
+    assert fs.alias_penalty(model).item() < 1e-6
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    fs.limit_frequencies(model)  # what is below stays
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, before[name])
+
+
+def test_limiting_keeps_what_is_low_and_refuses_what_is_unknown():
+    layer = fs.FlexConv1d(1, 1, 5001)  # a Nyquist frequency far above any filter's
+    before = [parameter.clone() for parameter in layer.parameters()]
+    fs.limit_frequencies(layer)
+    assert all(torch.equal(a, b) for a, b in zip(before, layer.parameters(), strict=True))
+    mixed = torch.nn.Sequential(fs.FlexConv2d(1, 1, 9), fs.FlexConv2d(1, 1, 9, kernel="siren"))
+    before = [parameter.clone() for parameter in mixed.parameters()]
+    with pytest.raises(fs.InputError, match="known highest frequency, got SIREN in 1"):
+        fs.limit_frequencies(mixed)
+    assert all(torch.equal(a, b) for a, b in zip(before, mixed.parameters(), strict=True))

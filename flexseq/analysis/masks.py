@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -61,9 +62,9 @@ def plot_masks(model: nn.Module, path: Path) -> bool:
         assert layer.mask is not None
         assert layer.kernel_size is not None
         positions = tap_positions(layer.kernel_size, causal=layer.causal, ratio=layer.ratio, device=layer.mask.sigma.device)
-        values = layer.mask(positions).float().cpu()
+        values = layer.mask(positions).float().cpu().numpy()
         if layer.ndim == 1:
-            axis.fill_between(positions[0].cpu(), values, color="tab:blue", alpha=0.5, linewidth=0)
+            axis.fill_between(positions[0].cpu().numpy(), values, color="tab:blue", alpha=0.5, linewidth=0)
             axis.set(xlim=(-1, 1), ylim=(0, 1.05), yticks=[])
         else:
             axis.imshow(values, cmap="viridis", vmin=0, vmax=1, extent=(-1, 1, 1, -1), interpolation="nearest", aspect="auto")
@@ -72,7 +73,7 @@ def plot_masks(model: nn.Module, path: Path) -> bool:
         axis.tick_params(labelsize=6)
         axis.set_title(f"{i + 1}: {name}", fontsize=6)
     below: Any = figure.add_subplot(grid[rows, :])
-    sigmas = torch.tensor([layer.mask.sigma.abs().tolist() for _, layer in layers if layer.mask is not None])
+    sigmas = np.array([layer.mask.sigma.abs().tolist() for _, layer in layers if layer.mask is not None])
     names = {1: ("sigma",), 2: ("sigma, rows", "sigma, columns")}[sigmas.shape[1]]
     for name, values in zip(names, sigmas.T, strict=True):
         below.plot(range(1, len(layers) + 1), values, marker="o", label=name)

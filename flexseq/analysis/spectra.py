@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -176,16 +177,16 @@ def plot_spectra(model: nn.Module, path: Path, *, ratio: float = 2.0, layers: in
 
 def _draw_kernel(axis: Any, kernel: Tensor, layer: ContinuousConv) -> None:
     if layer.ndim == 1:
-        axis.plot(torch.linspace(-1, 1, len(kernel)), kernel, linewidth=1)
+        axis.plot(np.linspace(-1, 1, len(kernel)), kernel.numpy(), linewidth=1)
         axis.axhline(0, color="0.6", linewidth=0.5)
         return
     height = kernel.abs().max().item() or 1.0
-    axis.imshow(kernel, cmap="RdBu_r", vmin=-height, vmax=height, interpolation="nearest")
+    axis.imshow(kernel.numpy(), cmap="RdBu_r", vmin=-height, vmax=height, interpolation="nearest")
 
 
 def _draw_spectrum(axis: Any, spectrum: Tensor, frequencies: list[Tensor], nyquist: list[float], limit: list[float]) -> None:
     if len(frequencies) == 1:
-        axis.plot(frequencies[0], spectrum, linewidth=1)
+        axis.plot(frequencies[0].numpy(), spectrum.numpy(), linewidth=1)
         for value, style in ((nyquist[0], "-k"), (limit[0], ":r")):
             if value < float("inf"):
                 for side in (-value, value):
@@ -193,7 +194,7 @@ def _draw_spectrum(axis: Any, spectrum: Tensor, frequencies: list[Tensor], nyqui
         return
     rows, columns = frequencies
     extent = (float(columns[0]), float(columns[-1]), float(rows[-1]), float(rows[0]))
-    axis.imshow(spectrum, cmap="magma", extent=extent, aspect="auto", interpolation="nearest")
+    axis.imshow(spectrum.numpy(), cmap="magma", extent=extent, aspect="auto", interpolation="nearest")
     for (down, across), colour, style in ((nyquist, "white", "-"), (limit, "red", ":")):
         if max(down, across) < float("inf"):
             axis.plot(

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -60,7 +61,7 @@ def plot_steps(model: nn.Module, path: Path, *, layers: int = 4) -> bool:
         for axis, title, values in zip(row, TITLES, steps, strict=True):
             if layer.ndim == 1:
                 first = values.shape[0] - 1 if layer.causal else (values.shape[0] - 1) // 2
-                axis.plot(torch.arange(len(values)) - first, values, linewidth=1)
+                axis.plot(np.arange(len(values)) - first, values.numpy(), linewidth=1)
                 axis.axhline(0, color="0.6", linewidth=0.5)
             else:
                 height = values.abs().max().item() or 1.0
@@ -69,7 +70,7 @@ def plot_steps(model: nn.Module, path: Path, *, layers: int = 4) -> bool:
                     if title == "the mask"
                     else {"vmin": -height, "vmax": height, "cmap": "RdBu_r"}
                 )
-                axis.imshow(values, interpolation="nearest", **limits)
+                axis.imshow(values.numpy(), interpolation="nearest", **limits)
                 axis.set(xticks=[], yticks=[], xlabel=" x ".join(map(str, values.shape)))
             axis.set_title(title, fontsize=8)
             axis.tick_params(labelsize=6)

@@ -1,0 +1,128 @@
+"""Studies of many runs: tables, sweeps over sizes."""
+
+import json
+
+import pytest
+from test_bench import _own_place, bench  # noqa: F401
+
+from flexseq.bench import tables
+from flexseq.bench.plan import make_plan
+from flexseq.bench.tables import TABLES, Column, Row, Table
+from flexseq.bench.tasks import TASKS
+
+FAST = ["--limit", "150", "--epochs", "1"]
+SMALL = {"depth": 1, "width": 4}
+
+
+@pytest.fixture
+def digits_table(monkeypatch):
+    """A table on data that is everywhere, under the name of one that the command line knows."""
+    columns = (Column("8 px", "digits_transfer", "value_at_source"), Column("change", "digits_transfer", "change_at_target", signed=True))
+    rows = (
+        Row("a", "flexnet", SMALL, {"alias_penalty": "none"}, {"8 px": "86.5 ± 0.1"}),
+        Row("b", "flexnet", {**SMALL, "kernel": "siren"}, {}, {}),
+    )
+    monkeypatch.setitem(tables.TABLES, "table4", Table("A table", columns, rows))
+
+
+def test_a_table_accumulates_and_can_be_drawn_again(bench, tmp_path, digits_table):  # noqa: F811
+    options = [*FAST, "--fine-tune-epochs", "1", "--out", "t"]
+    code, _, err = bench("table4", *options, "--rows", "b")
+    assert code == 0, err
+    code, out, err = bench("table4", *options, "--seeds", "2")
+    assert code == 0, err
+    assert "2 of 4" in out
+    cells = {path.parent.relative_to(tmp_path / "t" / "runs") for path in (tmp_path / "t" / "runs").rglob("seed-*/result.json")}
+    assert len(cells) == 4
+    data = json.loads((tmp_path / "t" / "table.json").read_text())
+    first = data["rows"][0]["figures"]["8 px"]
+    results = [
+        json.loads((tmp_path / "t" / "runs" / "digits_transfer" / "a" / f"seed-{seed}" / "result.json").read_text()) for seed in (0, 1)
+    ]
+    assert first["values"] == [result["value_at_source"] for result in results]
+    assert first["paper"] == "86.5 ± 0.1"
+    assert [result["seed"] for result in results] == [0, 1]
+    before = (tmp_path / "t" / "table.md").read_text()
+    assert "(86.5 ± 0.1)" in before
+    (tmp_path / "t" / "table.md").unlink()
+    code, out, _ = bench("table4", "--draw", "--out", "t")
+    assert code == 0
+    assert (tmp_path / "t" / "table.md").read_text() == before
+    assert "epoch 1/1" not in out
+    for picture in ("table.png", "digits_transfer_sizes.png"):
+        assert (tmp_path / "t" / picture).stat().st_size > 5000
+    code, _, err = bench("table4", *options[:-4], "--fine-tune-epochs", "2", "--out", "t")  # other options than what is there
+    assert code == 2
+    assert "another run" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["table4", "--rows", "c"], "--rows expected some of a, b, got c"),
+        (["table4", "--tasks", "digits"], "--tasks expected some of digits_transfer, got digits"),
+        (["table4", "--draw"], "holds no finished run of table4"),
+        (["table4", "--seeds", "0"], "--seeds expected at least 1, got 0"),
+        (["digits", "--sweep"], "no options --source"),
+        (["digits_transfer", "--sweep", "--source", "8,x"], "--source expected pixels"),
+        (["digits_transfer", "--source", "8,9"], "one size without --sweep"),
+        (["digits_transfer", "--sweep", "--source", "8", "--target", "2"], "at least 4 px, got 2"),
+    ],
+)
+def test_bad_options_are_named(bench, digits_table, arguments, message):  # noqa: F811
+    code, _, err = bench(*arguments)
+    assert code == 2
+    assert message in err
+
+
+def test_every_row_of_every_table_can_be_planned():
+    for table in TABLES.values():
+        for row in table.rows:
+            assert row.paper.keys() <= {column.title for column in table.columns}
+            for task in table.tasks:
+                plan = make_plan(task, model=row.model, network=row.network, training=row.training)
+                assert plan.model == row.model
+                quick = make_plan(task, model=row.model, network=row.network, training=row.training, quick=True)
+                assert quick.recipe.epochs < plan.recipe.epochs
+
+
+def test_a_sweep_trains_once_at_each_source(bench, tmp_path):  # noqa: F811
+    network = ["--depth", "1", "--width", "4"]
+    options = ["digits_transfer", *FAST, "--fine-tune-epochs", "1", *network]
+    code, out, err = bench(*options, "--sweep", "--source", "8", "--target", "10,12", "--penalty", "magnet", "--out", "s")
+    assert code == 0, err
+    assert out.count("source 8 px: epoch 1/1") == 1
+    assert out.splitlines()[-1] == "s/grid.md"
+    grid = json.loads((tmp_path / "s" / "grid.json").read_text())
+    assert (grid["sources"], grid["targets"]) == ([8], [10, 12])
+    assert (tmp_path / "s" / "grid.png").stat().st_size > 5000
+    code, _, _ = bench(*options, "--source", "8", "--target", "12", "--out", "alone")
+    assert code == 0
+    alone = json.loads((tmp_path / "alone" / "result.json").read_text())
+    shared = json.loads((tmp_path / "s" / "runs" / "magnet" / "8-12" / "seed-0" / "result.json").read_text())
+    for key in ("value", "value_at_source", "value_at_target_as_it_is", "accuracy_over_size"):
+        assert alone[key] == shared[key]
+    assert grid["grids"]["penalty magnet, as it is"] == [[[grid_value(tmp_path, 10)], [shared["change_at_target"]]]]
+
+
+def grid_value(tmp_path, target):
+    return json.loads((tmp_path / "s" / "runs" / "magnet" / f"8-{target}" / "seed-0" / "result.json").read_text())["change_at_target"]
+
+
+def test_quick_is_a_smaller_version_of_the_recipe(bench, tmp_path):  # noqa: F811
+    for task in TASKS:
+        whole, quick = make_plan(task), make_plan(task, quick=True)
+        assert quick.recipe.epochs < whole.recipe.epochs
+        assert quick.data.get("limit", 0) <= 20_000
+    assert make_plan("cifar10", quick=True, data={"limit": 50}).data["limit"] == 50
+    assert make_plan("cifar10", quick=True, training={"epochs": 3}).recipe.epochs == 3
+
+
+def test_kernels_start_below_nyquist_where_asked_and_only_those_with_a_limit(bench):  # noqa: F811
+    assert make_plan("cifar10_transfer", quick=True).recipe.start_below_nyquist
+    assert not make_plan("cifar10_transfer").recipe.start_below_nyquist
+    assert not make_plan("cifar10_transfer", quick=True, network={"kernel": "siren"}).recipe.start_below_nyquist
+    assert not make_plan("cifar10_transfer", quick=True, training={"alias_penalty": "none"}).recipe.start_below_nyquist
+    code, _, err = bench("digits_transfer", "--kernel", "siren", "--start-below-nyquist", "--seeds", "2", "--out", "refused")
+    assert code == 2
+    assert "known highest frequency, got SIREN in conv" in err
