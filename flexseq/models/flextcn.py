@@ -14,18 +14,12 @@ from flexseq.kernels import SIREN, KernelFactory
 from flexseq.models.causal_conv import CausalConv1d
 from flexseq.models.dropout import Dropout
 from flexseq.models.heads import SequenceHead, check_sequences
+from flexseq.models.norms import StepNorm, normalise
 from flexseq.nn import CKConv1d, FlexConv1d, NJetConv1d
 from flexseq.nn.continuous import Crop, read_crops
 
 CONVS = ("flex", "ck", "njet", "conv")
 NORMS = ("batch", "layer", "group")
-
-
-class StepNorm(nn.LayerNorm):
-    """Layer normalisation over the channels of each time step: (batch, channels, length)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.mT).mT
 
 
 class ResidualBlock(nn.Module):
@@ -54,27 +48,29 @@ class ResidualBlock(nn.Module):
         self.dropout = Dropout(dropout)
         self.shortcut = nn.Identity() if in_channels == width else nn.Conv1d(in_channels, width, 1)
 
-    def forward(self, x: Tensor, crop1: Crop | None, crop2: Crop | None, *, last: int | None = None) -> Tensor:
+    def forward(self, x: Tensor, crop1: Crop | None, crop2: Crop | None, *, last: int | None = None, valid: Tensor | None = None) -> Tensor:
         """(batch, in_channels, length) -> (batch, width, length).
 
         Args:
             crop1, crop2: as from `read_crops`, None for plain convolutions.
             last: give only the last so many steps; for continuous convolutions.
+            valid: (batch, 1, length), which steps are no padding; there the output is 0. All where None; not together with `last`.
         """
         if crop1 is None or crop2 is None:
-            h = self.dropout(torch.relu_(self.norm1(self.conv1(x))))
+            h = self.dropout(torch.relu_(normalise(self.norm1, self.conv1(x), valid)))
             h = self.conv2(h)
         else:
             h = self.conv1(x, crop1, last=None if last is None else last + _taps(crop2) - 1)
-            h = self.dropout(torch.relu_(self.norm1(h)))
+            h = self.dropout(torch.relu_(normalise(self.norm1, h, valid)))
             h = self.conv2(h, crop2, last=last)
-        h = self.dropout(torch.relu_(self.norm2(h)))
-        return torch.relu_(h + self.shortcut(x[..., -h.shape[-1] :]))
+        h = self.dropout(torch.relu_(normalise(self.norm2, h, valid)))
+        y = torch.relu_(h + self.shortcut(x[..., -h.shape[-1] :]))
+        return y if valid is None else y.masked_fill(~valid, 0)
 
 
 def _sees_one_step(norm: nn.Module) -> bool:
     """Whether a normalisation treats each time step by itself."""
-    fixed = isinstance(norm, nn.BatchNorm1d) and not norm.training and norm.track_running_stats
+    fixed = isinstance(norm, nn.modules.batchnorm._BatchNorm) and not norm.training and norm.track_running_stats
     return fixed or isinstance(norm, StepNorm)
 
 
@@ -173,25 +169,45 @@ class FlexTCN(nn.Module):
         self.blocks = nn.ModuleList(ResidualBlock(a, b, make_conv, norms[norm], dropout) for a, b in itertools.pairwise(widths))
         self.head = SequenceHead(width, num_classes, head)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Logits of sequences.
 
         Args:
             x: (batch, in_channels, length); a longer input than the first is more signal at the same sampling rate.
+            lengths: (batch,) integers from 1 to length, for series that end before the batch does: what comes after a series' own last
+                step is padding, whatever it holds (NaN too). It changes no logits: it counts in no statistics of batch normalisation, the
+                "last" step is each series' own, and "mean" is over its own steps. All are whole where None.
 
         Returns:
-            (batch, num_classes), or (batch, num_classes, length) with head="sequence", as cross_entropy takes it.
+            (batch, num_classes), or (batch, num_classes, length) with head="sequence", as cross_entropy takes it; what it gives for padded
+            steps means nothing.
 
         Raises:
-            InputError: another number of axes or channels.
+            InputError: another number of axes, channels or lengths.
         """
         check_sequences(self, x, self.in_channels)
+        if lengths is not None:
+            return self._forward_padded(x, lengths)
         convs: list[Any] = [conv for block in self.blocks for conv in (block.conv1, block.conv2)]
         crops = read_crops(convs, x.shape[2:])
         pairs = list(zip(crops[::2], crops[1::2], strict=True))
         for block, (crop1, crop2), last in zip(self.blocks, pairs, self._steps_to_give(pairs), strict=True):
             x = block(x, crop1, crop2, last=last)
         return self.head(x)
+
+    def _forward_padded(self, x: Tensor, lengths: Tensor) -> Tensor:
+        if lengths.shape != x.shape[:1] or lengths.is_floating_point():
+            raise InputError(
+                f"{type(self).__name__} expected {len(x)} integers as lengths, got {lengths.dtype} of shape {tuple(lengths.shape)}"
+            )
+        lengths = lengths.to(x.device)
+        valid = torch.arange(x.shape[2], device=x.device) < lengths[:, None, None]
+        x = x.masked_fill(~valid, 0)
+        convs: list[Any] = [conv for block in self.blocks for conv in (block.conv1, block.conv2)]
+        crops = read_crops(convs, x.shape[2:])
+        for block, crop1, crop2 in zip(self.blocks, crops[::2], crops[1::2], strict=True):
+            x = block(x, crop1, crop2, valid=valid)
+        return self.head(x, lengths)
 
     def _steps_to_give(self, crops: list[tuple[Crop | None, Crop | None]]) -> list[int | None]:
         """How many of its last steps each block has to give, None for all: in eval mode the last step's logits depend on no others."""

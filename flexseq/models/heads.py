@@ -23,11 +23,21 @@ class SequenceHead(nn.Linear):
         nn.init.normal_(self.weight, std=0.01)
         nn.init.zeros_(self.bias)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """(batch, width, length) -> (batch, num_classes), or (batch, num_classes, length) for "sequence"."""
+    def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """(batch, width, length) -> (batch, num_classes), or (batch, num_classes, length) for "sequence".
+
+        Args:
+            features: 0 at padded steps.
+            lengths: (batch,), of the series without padding; all are whole where None.
+        """
         if self.mode == "sequence":
             return super().forward(features.mT).mT
-        return super().forward(features[..., -1] if self.mode == "last" else features.mean(-1))
+        if lengths is None:
+            return super().forward(features[..., -1] if self.mode == "last" else features.mean(-1))
+        if self.mode == "mean":
+            return super().forward(features.sum(-1) / lengths[:, None].to(features.dtype))
+        last = (lengths - 1).view(-1, 1, 1).expand(-1, features.shape[1], 1)
+        return super().forward(features.gather(2, last)[..., 0])
 
 
 def check_sequences(model: nn.Module, x: Tensor, in_channels: int) -> None:
