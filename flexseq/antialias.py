@@ -132,14 +132,15 @@ def limit_frequencies(model: nn.Module, *, sigma_cut: float = 2.0) -> nn.Module:
     Each of the L filters of a kernel gets at most 1 / L of the kernel's Nyquist frequency, at the resolution that the model is set to.
 
     Args:
-        model: any module, or a single layer; N-Jet layers, whose filters have no scale of their own, stay as they are.
+        model: a module with continuous convolutions, or a single one.
         sigma_cut: as in `max_frequency`.
 
     Returns:
         The model.
 
     Raises:
-        InputError: a layer whose kernel has no known bound, by name, or no size yet; nothing is changed then.
+        InputError: a layer whose kernel has no known bound, or filters of no scale of their own (N-Jet), by name; one without a size yet;
+            no such layer at all. Nothing is changed then.
 
     Example:
         >>> import flexseq as fs
@@ -151,16 +152,20 @@ def limit_frequencies(model: nn.Module, *, sigma_cut: float = 2.0) -> nn.Module:
     """
     scales: list[tuple[FourierFilter | GaborFilter, Tensor]] = []
     for name, layer in model.named_modules():
-        if not isinstance(layer, ContinuousConv) or isinstance(layer, NJetConv):
+        if not isinstance(layer, ContinuousConv):
             continue
         filters = getattr(layer.kernel_network, "filters", None)
         if layer.kernel_network.unlimited or filters is None:
             kind = type(layer.kernel_network).__name__
-            raise InputError(f"limit_frequencies expected kernels with a known highest frequency, got {kind} in {name or 'the layer'}")
+            raise InputError(
+                f"limit_frequencies expected kernels whose filters have a known highest frequency, got {kind} in {name or 'the layer'}"
+            )
         nyquist = _nyquist(layer)
         for one in filters:
             limit = one.band_limit(sigma_cut, False)
             scales.append((one, (nyquist.to(limit) / len(filters) / limit).min().clamp_max(1)))
+    if not scales:
+        raise InputError(f"limit_frequencies expected a model with continuous convolutions, got {type(model).__name__}")
     for one, scale in scales:
         one.linear.weight.mul_(scale)
         if isinstance(one, GaborFilter):

@@ -120,3 +120,27 @@ def test_fine_tuning_trains_batch_norm(bench, tmp_path):  # noqa: F811
 def test_sizes_are_checked():
     with pytest.raises(fs.InputError, match="--source expected at least 4"):
         Transfer(2, 8, resize)
+
+
+@pytest.mark.parametrize(("option", "below"), [("--start-below-nyquist", True), ("--start-as-drawn", False)])
+def test_what_is_trained_starts_below_nyquist_where_asked(bench, option, below, tmp_path, monkeypatch):  # noqa: F811
+    limits = []
+
+    def spy(model, *arguments, **options):
+        limits.append(float(fs.max_frequency(model.conv, include_mask=False, of_nyquist=True).detach()))
+        return fit(model, *arguments, **options)
+
+    from flexseq.training.fit import fit
+
+    monkeypatch.setattr("flexseq.bench.transfer.fit", spy)
+    code, _, err = bench("digits_transfer", *SMALL, option, "--out", tmp_path / "run")
+    assert code == 0, err
+    assert (limits[0] < 1.001) == below
+
+
+def test_series_can_start_below_nyquist(bench, tmp_path):  # noqa: F811
+    code, _, err = bench("digits", "--epochs", "1", "--limit", "200", "--depth", "1", "--start-below-nyquist", "--out", tmp_path / "run")
+    assert code == 0, err
+    code, _, err = bench("digits_transfer", *SMALL[:6], "--model", "cifar_resnet", "--depth", "8", "--start-below-nyquist")
+    assert code == 2
+    assert "expected a model with continuous convolutions" in err

@@ -4,10 +4,15 @@ import dataclasses
 import json
 from typing import Any
 
-from flexseq.bench.networks import network_arguments
+from torch import nn
+
+from flexseq.antialias import limit_frequencies
+from flexseq.bench.networks import build_network, network_arguments
 from flexseq.bench.tasks import TASKS, Task
+from flexseq.data.dataset import Dataset
 from flexseq.errors import InputError, unknown_name
 from flexseq.kernels import KERNELS
+from flexseq.nn.continuous import read_crops
 from flexseq.training.recipe import Recipe
 
 UNLIMITED_CONVS, UNLIMITED_KERNELS = ("conv", "njet"), ("siren", "mlp")
@@ -46,6 +51,19 @@ class Plan:
     def with_seed(self, seed: int) -> "Plan":
         """The same with another seed."""
         return dataclasses.replace(self, recipe=dataclasses.replace(self.recipe, seed=seed))
+
+
+def build(plan: Plan, dataset: Dataset) -> nn.Module:
+    """The network of a plan for a dataset, as it starts training.
+
+    Raises:
+        InputError: arguments that it does not take; kernels that cannot start below Nyquist.
+    """
+    model = build_network(plan.model, plan.network, dataset)
+    if plan.recipe.start_below_nyquist:
+        read_crops(list(model.modules()), dataset.shape[1:])  # layers that take their kernel's size from the first input
+        limit_frequencies(model)
+    return model
 
 
 def make_plan(

@@ -8,9 +8,8 @@ import torch
 from torch import nn
 
 from flexseq import saving
-from flexseq.antialias import limit_frequencies
-from flexseq.bench.networks import build_network, is_papers, row_name
-from flexseq.bench.plan import Plan
+from flexseq.bench.networks import is_papers, row_name
+from flexseq.bench.plan import Plan, build
 from flexseq.bench.plots import LEARNED, plot_confusion, plot_curves, plot_learned
 from flexseq.bench.results import RESULT, confusion, print_result, read_result, summary_of, versions, where_it_ran, write_result
 from flexseq.bench.transfer import OURS as TRANSFERS
@@ -68,7 +67,7 @@ def run(plan: Plan, folder: Path, *, seeds: int, device: str, resume: bool) -> P
             print(f"{dataset.name}: {', '.join(f'{size:,} to {use}' for use, size in _uses(dataset))}, from {dataset.source}")
             for note in dataset.notes:
                 print(f"note: {note}")
-            _build(plan, dataset)  # bad arguments are to leave no folder behind
+            build(plan, dataset)  # bad arguments are to leave no folder behind
             if seeds > 1:
                 _claim(folder, whole, resume)
             print(f"results go to {folder}")
@@ -155,15 +154,11 @@ def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _build(plan: Plan, dataset: Dataset) -> nn.Module:
-    model = build_network(plan.model, plan.network, dataset)
-    return limit_frequencies(model) if plan.recipe.start_below_nyquist else model
-
-
 def _run_one(plan: Plan, dataset: Dataset, folder: Path, device: torch.device, resume: bool) -> dict[str, Any]:
     recipe = plan.recipe
     torch.manual_seed(recipe.seed)
-    model = _build(plan, dataset)
+    if plan.task.transfer is None:
+        model = build(plan, dataset)
     _claim(folder, plan.as_json(), resume)
     try:
         if plan.task.transfer is not None:

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from flexseq.bench.recipes import (
     CIFAR,
     CIFAR_TRANSFER,
@@ -16,10 +18,29 @@ from flexseq.bench.recipes import (
     STL10,
     TaskRecipe,
 )
-from flexseq.bench.transfer import Transfer
 from flexseq.data.augment import resize
 from flexseq.data.dataset import Dataset
 from flexseq.data.digit_images import fourier_resize
+from flexseq.errors import InputError
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """From which size to which, and how images are brought there.
+
+    Args:
+        source, target: pixels along an edge.
+        resize: (images, size) -> images.
+    """
+
+    source: int
+    target: int
+    resize: Callable[[Tensor, int], Tensor]
+
+    def __post_init__(self) -> None:
+        for argument, size in (("source", self.source), ("target", self.target)):
+            if size < 4:
+                raise InputError(f"--{argument} expected at least 4 px, got {size}")
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,11 @@ from torch import Tensor
 from flexseq import saving
 from flexseq.analysis.spectra import frequencies_by_layer
 from flexseq.antialias import alias_penalty
-from flexseq.bench.networks import build_network, row_name
+from flexseq.bench.networks import row_name
+from flexseq.bench.plan import Plan, build
 from flexseq.bench.plots import plot_learned, plot_transfer
 from flexseq.bench.results import versions, where_it_ran, write_result
+from flexseq.bench.tasks import Transfer
 from flexseq.data.dataset import Dataset, Split
 from flexseq.errors import InputError
 from flexseq.models import TCN, FlexTCN
@@ -25,25 +27,6 @@ from flexseq.training.recipe import Recipe
 SOURCE, TARGET = "source", "target"
 OURS = (SOURCE, TARGET, "transfer.png")
 """What a transfer leaves in its folder, beside what every run leaves."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Transfer:
-    """From which size to which, and how images are brought there.
-
-    Args:
-        source, target: pixels along an edge.
-        resize: (images, size) -> images.
-    """
-
-    source: int
-    target: int
-    resize: Callable[[Tensor, int], Tensor]
-
-    def __post_init__(self) -> None:
-        for argument, size in (("source", self.source), ("target", self.target)):
-            if size < 4:
-                raise InputError(f"--{argument} expected at least 4 px, got {size}")
 
 
 @dataclasses.dataclass
@@ -84,7 +67,7 @@ def sizes_between(source: int, target: int, count: int = 5) -> list[int]:
     return sorted({round(source + (target - source) * i / (count - 1)) for i in range(count)}, reverse=target < source)
 
 
-def run_transfer(plan: Any, transfer: Transfer, dataset: Dataset, folder: Path, device: torch.device, resume: bool) -> dict[str, Any]:
+def run_transfer(plan: Plan, transfer: Transfer, dataset: Dataset, folder: Path, device: torch.device, resume: bool) -> dict[str, Any]:
     """Train at the source, test there and at the target as it is, fine-tune at the target, test again; write everything.
 
     Args:
@@ -97,7 +80,8 @@ def run_transfer(plan: Any, transfer: Transfer, dataset: Dataset, folder: Path, 
     """
     recipe: Recipe = plan.recipe
     source, target = (at_size(dataset, size, transfer.resize) for size in (transfer.source, transfer.target))
-    model = build_network(plan.model, plan.network, source)
+    torch.manual_seed(recipe.seed)
+    model = build(plan, source)
     if isinstance(model, FlexTCN | TCN):
         raise InputError(
             f"--model {plan.model} is a network for series, and {plan.task.name} has images; flexnet and cifar_resnet take them"

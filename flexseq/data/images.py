@@ -105,7 +105,7 @@ def image_dataset(
     """
     images, labels, test_images, test_labels = arrays
     chosen = limited(labels, limit)
-    kept, validating = held_out(labels[chosen], min(VALIDATION, 50_000 / len(labels)))
+    kept, validating = held_out(labels[chosen], min(VALIDATION, 50_000 / len(chosen)))
     to_unit = Standardise(*(torch.tensor(values).view(-1, 1, 1) for values in ([255 * m for m in mean], [1 / (255 * s) for s in std])))
     train, validation = (Split(images, labels, chosen[part], to_unit) for part in (kept, validating))
     test = Split(test_images, test_labels, limited(test_labels, limit), to_unit)
