@@ -15,7 +15,7 @@ from flexseq.analysis.steps import kernel_steps, plot_steps
 @pytest.mark.parametrize(("layer", "size"), [(fs.FlexConv1d(2, 3, 21, mask_sigma=0.3), 21), (fs.FlexConv2d(2, 3, 9, mask_sigma=0.3), 9)])
 def test_energy_above_nyquist_is_what_the_sampled_kernels_have_there(layer, size):
     ratio = 4
-    with fs.set_resolution(layer, ratio):
+    with fs.set_resolution(layer, ratio):  # centred: all taps count alike
         kernels = layer.sample_kernel(crop=False).detach().double().numpy()
     axes = tuple(range(2, kernels.ndim))
     energy = np.abs(np.fft.fftn(kernels, axes=axes)) ** 2
@@ -24,6 +24,21 @@ def test_energy_above_nyquist_is_what_the_sampled_kernels_have_there(layer, size
     below = energy[:, :, inside] if len(axes) == 1 else energy[:, :, inside][..., inside]
     assert energy_above_nyquist(layer, ratio=ratio) == pytest.approx(1 - below.sum() / energy.sum(), abs=1e-6)
     assert layer.ratio == 1
+
+
+def test_energy_of_a_causal_kernel_does_not_depend_on_how_densely_it_is_sampled():
+    """A Gaussian that ends at its peak: its spectrum falls as 1 / f, but is not flat, as a weighted present tap would make it."""
+    layer = fs.FlexConv1d(1, 1, 65, mask_sigma=0.3, causal=True)
+    with torch.no_grad():
+        layer.kernel_network.readout.weight.zero_()
+        layer.kernel_network.readout.bias.fill_(1.0)
+    x = np.linspace(-1, 1, 64 * 256 + 1)
+    energy = np.abs(np.fft.rfft(np.exp(-0.5 * ((x - 1) / 0.3) ** 2))) ** 2
+    energy[0] /= 2  # of the two sides of a spectrum there is one zero
+    frequencies = np.fft.rfftfreq(len(x), x[1] - x[0])
+    expected = energy[frequencies > fs.nyquist_frequency(65)].sum() / energy.sum()
+    for ratio in (8, 16):
+        assert energy_above_nyquist(layer, ratio=ratio) == pytest.approx(expected, rel=0.25)
 
 
 @pytest.mark.parametrize("sigma", [0.3, 0.03, 0.02])
@@ -47,6 +62,10 @@ def test_strongest_kernel_and_its_steps():
     torch.testing.assert_close(product, network * mask)
     torch.testing.assert_close(product, layer.sample_kernel(crop=False)[out_channel, in_channel])
     torch.testing.assert_close(applied, kernels[out_channel, in_channel])
+    with fs.set_resolution(layer, 2):
+        _, _, fine, applied_finely = kernel_steps(layer)
+        edge = (33 - applied_finely.shape[0]) // 2
+        torch.testing.assert_close(applied_finely, fine[edge:-edge, edge:-edge])
     edge = (17 - applied.shape[0]) // 2
     torch.testing.assert_close(applied, product[edge:-edge, edge:-edge])
 
@@ -80,6 +99,7 @@ def test_pictures(plot, tmp_path):
     for name, model in (
         ("image", fs.FlexNet(depth=1, width=4, image_size=8)),
         ("siren", fs.FlexNet(depth=1, width=4, kernel="siren", image_size=8)),
+        ("mixed", torch.nn.Sequential(fs.FlexConv1d(1, 1, 9), fs.FlexConv2d(1, 1, 9))),
         ("series", fs.FlexTCN(depth=1, width=4, kernel_size=50)),
     ):
         assert plot(model, tmp_path / f"{name}.png")

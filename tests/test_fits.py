@@ -36,7 +36,7 @@ def test_pictures_are_fitted_once_and_compared(bench, pictures, tmp_path):  # no
     assert result["pictures"] == ["a.png", "b.png"]
     assert result["paper_value"] is None
     one = json.loads((tmp_path / "fits" / "fits" / "magnet" / "a.png.json").read_text())
-    values = torch.tensor(one["values"]) / 127.5 - 1
+    values = read_picture(tmp_path / "fits" / "fits" / "magnet" / "a.png.fit.png", None)
     target = read_picture(pictures / "a.png", 16)
     psnr = 10 * np.log10(4 / float((values - target).square().mean()))
     assert one["psnr"] == pytest.approx(psnr, abs=0.3)  # values are rounded and clipped to be shown
@@ -44,6 +44,19 @@ def test_pictures_are_fitted_once_and_compared(bench, pictures, tmp_path):  # no
     code, _, err = bench(*options, "--seed", "1")
     assert code == 2
     assert "other options" in err
+
+
+def test_another_picture_of_the_same_name_is_not_taken_for_fitted(bench, pictures):  # noqa: F811
+    options = ["kodak_fit", "--data-dir", pictures, "--iterations", "1", "--networks", "siren", "--out", "fits"]
+    assert bench(*options)[0] == 0
+    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(pictures / "b.png")
+    code, _, err = bench(*options)
+    assert code == 2
+    assert "a fit of another picture called b.png" in err
+    (pictures / "a.png").unlink()
+    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(pictures / "c.png")
+    (pictures / "b.png").unlink()
+    assert bench(*options)[0] == 0  # another picture comes first: it can be shown
 
 
 def test_networks_are_of_equal_size():
@@ -66,11 +79,13 @@ def test_a_fit_approaches_its_target():
 
 
 def test_njets_cannot_fit_high_frequencies_and_can_fit_their_own():
-    """Least squares over all widths: no training could do better."""
+    """Least squares, with the widths searched."""
     powers = {frequency: float(gabor_target(frequency).square().mean()) for frequency in (4, 64)}
     assert best_njet(gabor_target(4)) < 1e-4 * powers[4]
     assert best_njet(gabor_target(64)) > 0.3 * powers[64]
     layer = fs.NJetConv2d(1, 1, 33, order=3, sigma=0.21, bias=False)
+    with torch.no_grad():
+        layer.mask.sigma.copy_(torch.tensor([0.21, 0.4]))
     own = layer.sample_kernel(crop=False)[0, 0].detach()
     assert best_njet(own) < 1e-3 * float(own.square().mean())
 
@@ -83,7 +98,7 @@ def test_kernels_are_fitted_once_and_compared(bench, pictures, tmp_path):  # noq
     assert code == 0, err
     assert "about" not in out  # nothing left to fit
     result = json.loads((tmp_path / "fits" / "result.json").read_text())
-    assert result["errors"]["njet"].keys() == {*kernel_targets(0), "a", "b"}
+    assert result["errors"]["njet"].keys() == {*kernel_targets(0), "picture a.png", "picture b.png"}
     assert result["network_parameters"]["njet"] == 57
     assert (tmp_path / "fits" / "kernels.png").stat().st_size > 5000
 
@@ -96,6 +111,7 @@ def test_kernels_are_fitted_once_and_compared(bench, pictures, tmp_path):  # noq
         (["kodak_fit", "--data-dir", "."], "holds no pictures"),
         (["kodak_fit", "--data-dir", "pictures", "--crop", "25"], "less than --crop 25"),
         (["kodak_fit", "--data-dir", "pictures", "--networks", "mlp"], "network"),
+        (["kodak_fit", "--data-dir", "pictures", "--networks", ","], "--networks expected some of"),
         (["kodak_fit", "--data-dir", "pictures", "--iterations", "0"], "--iterations expected at least 1, got 0"),
         (["kodak_fit", "--data-dir", "pictures", "--out", "pictures"], "no empty folder"),
         (["kernel_fit", "--seeds", "0"], "--seeds expected at least 1, got 0"),

@@ -1,11 +1,13 @@
 """Studies of many runs: tables, sweeps over sizes."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 from test_bench import _own_place, bench  # noqa: F401
 
-from flexseq.bench import tables
+from flexseq.bench import study, tables
 from flexseq.bench.plan import make_plan
 from flexseq.bench.tables import TABLES, Column, Row, Table
 from flexseq.bench.tasks import TASKS
@@ -31,7 +33,7 @@ def test_a_table_accumulates_and_can_be_drawn_again(bench, tmp_path, digits_tabl
     assert code == 0, err
     code, out, err = bench("table4", *options, "--seeds", "2")
     assert code == 0, err
-    assert "2 of 4" in out
+    assert "1 of 4 runs are finished" in out
     cells = {path.parent.relative_to(tmp_path / "t" / "runs") for path in (tmp_path / "t" / "runs").rglob("seed-*/result.json")}
     assert len(cells) == 4
     data = json.loads((tmp_path / "t" / "table.json").read_text())
@@ -53,7 +55,28 @@ def test_a_table_accumulates_and_can_be_drawn_again(bench, tmp_path, digits_tabl
         assert (tmp_path / "t" / picture).stat().st_size > 5000
     code, _, err = bench("table4", *options[:-4], "--fine-tune-epochs", "2", "--out", "t")  # other options than what is there
     assert code == 2
-    assert "another run" in err
+    assert "a study with other options (training: " in err
+
+
+def test_a_run_that_fails_does_not_stop_the_others(bench, tmp_path, digits_table, monkeypatch):  # noqa: F811
+    good, bad = (tables.TABLES["table4"].rows[0], Row("broken", "flexnet", SMALL, {"alias_penalty": "none", "lr": 1e30}))
+    monkeypatch.setitem(tables.TABLES, "table4", Table("A table", tables.TABLES["table4"].columns, (bad, good)))
+    code, _, err = bench("table4", *FAST, "--fine-tune-epochs", "1", "--out", "t")
+    assert code == 2
+    assert "1 of 2 runs failed (digits_transfer/broken/seed-0" in err
+    assert (tmp_path / "t" / "runs" / "digits_transfer" / "a" / "seed-0" / "result.json").is_file()
+
+
+def test_a_run_of_another_process_is_left_to_it(tmp_path):
+    place = tmp_path / "runs" / "x"
+    with study._alone(place) as first:
+        assert first
+        code = "import sys; from pathlib import Path; from flexseq.bench.study import _alone\n"
+        code += "with _alone(Path(sys.argv[1])) as alone: print(alone)"
+        other = subprocess.run([sys.executable, "-c", code, str(place)], capture_output=True, text=True, check=True)
+        assert other.stdout.strip() == "False"
+    with study._alone(place) as again:
+        assert again
 
 
 @pytest.mark.parametrize(
@@ -63,7 +86,10 @@ def test_a_table_accumulates_and_can_be_drawn_again(bench, tmp_path, digits_tabl
         (["table4", "--tasks", "digits"], "--tasks expected some of digits_transfer, got digits"),
         (["table4", "--draw"], "holds no finished run of table4"),
         (["table4", "--seeds", "0"], "--seeds expected at least 1, got 0"),
-        (["digits", "--sweep"], "no options --source"),
+        (["digits", "--sweep"], "--sweep needs a transfer task, got digits"),
+        (["table4", "--download"], "table4 has no option --download"),
+        (["--out", "x", "table4", "--rows", "c"], "--rows expected some of a, b, got c"),
+        (["tabel4"], "did you mean 'table4'"),
         (["digits_transfer", "--sweep", "--source", "8,x"], "--source expected pixels"),
         (["digits_transfer", "--source", "8,9"], "one size without --sweep"),
         (["digits_transfer", "--sweep", "--source", "8", "--target", "2"], "at least 4 px, got 2"),
@@ -103,6 +129,17 @@ def test_a_sweep_trains_once_at_each_source(bench, tmp_path):  # noqa: F811
     for key in ("value", "value_at_source", "value_at_target_as_it_is", "accuracy_over_size"):
         assert alone[key] == shared[key]
     assert grid["grids"]["penalty magnet, as it is"] == [[[grid_value(tmp_path, 10)], [shared["change_at_target"]]]]
+
+    code, _, err = bench(*options[:-1], "6", "--sweep", "--source", "8", "--target", "10", "--out", "s")
+    assert code == 2
+    assert "a study with other options (network: " in err
+
+
+def test_a_sweep_of_kernels_that_cannot_pay_has_no_penalty(bench, tmp_path):  # noqa: F811
+    options = ["digits_transfer", *FAST, "--fine-tune-epochs", "1", "--depth", "8", "--model", "cifar_resnet", "--target", "10"]
+    code, _, err = bench(*options, "--sweep", "--out", "s")
+    assert code == 0, err
+    assert list(json.loads((tmp_path / "s" / "grid.json").read_text())["grids"]) == ["penalty none, as it is", "penalty none, fine-tuned"]
 
 
 def grid_value(tmp_path, target):

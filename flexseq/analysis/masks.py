@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -73,10 +72,10 @@ def plot_masks(model: nn.Module, path: Path) -> bool:
         axis.tick_params(labelsize=6)
         axis.set_title(f"{i + 1}: {name}", fontsize=6)
     below: Any = figure.add_subplot(grid[rows, :])
-    sigmas = np.array([layer.mask.sigma.abs().tolist() for _, layer in layers if layer.mask is not None])
-    names = {1: ("sigma",), 2: ("sigma, rows", "sigma, columns")}[sigmas.shape[1]]
-    for name, values in zip(names, sigmas.T, strict=True):
-        below.plot(range(1, len(layers) + 1), values, marker="o", label=name)
+    sigmas = [layer.mask.sigma.abs().tolist() for _, layer in layers if layer.mask is not None]
+    for of_axis, label in enumerate(("sigma (of images: rows)", "sigma, columns")[: max(map(len, sigmas))]):
+        drawn = [(depth, sigma[of_axis]) for depth, sigma in enumerate(sigmas, start=1) if of_axis < len(sigma)]
+        below.plot(*zip(*drawn, strict=True), marker="o", label=label)
     below.set(xlabel="layer", ylabel="sigma (kernel spans -1 to 1)", ylim=(0, None))
     below.xaxis.get_major_locator().set_params(integer=True)
     below.grid(alpha=0.3)

@@ -13,6 +13,7 @@ from flexseq.antialias import max_frequency
 from flexseq.files import replacing
 from flexseq.functional.band_limits import nyquist_frequency
 from flexseq.nn.continuous import ContinuousConv
+from flexseq.positions import tap_weights
 from flexseq.resolution import set_resolution
 
 T = TypeVar("T")
@@ -49,9 +50,25 @@ def uncropped_kernel(layer: ContinuousConv, ratio: float, out_channel: int, in_c
 
     The layer's own resolution stays as it is.
     """
+    basis, weight = _plain_basis(layer, ratio)
+    return torch.tensordot(weight[out_channel, in_channel], basis, 1).float()
+
+
+def _plain_basis(layer: ContinuousConv, ratio: float) -> tuple[Tensor, Tensor]:
+    """The functions that a layer's kernels are mixes of, times the mask, at all taps, and their weights; on the CPU.
+
+    Not weighted as for a convolution: the weight of a causal kernel's present tap grows with the ratio, and would be a peak that the
+    function does not have.
+    """
     with set_resolution(layer, ratio):
         basis, weight = layer.sample_basis(crop=False)
-    return torch.tensordot(weight[out_channel, in_channel], basis, 1).float().cpu()
+    basis, weight = basis.cpu(), weight.cpu()
+    if ratio == 1:
+        return basis, weight
+    assert layer.kernel_size is not None
+    everything = [(0, n) for n in basis.shape[1:]]
+    options: dict[str, Any] = {"causal": layer.causal, "keep": everything, "ratio": ratio, "dtype": basis.dtype, "device": basis.device}
+    return basis / tap_weights(layer.kernel_size, **options), weight
 
 
 def kernel_spectrum(kernel: Tensor, kernel_size: Sequence[int], ratio: float, *, finer: int = 4) -> tuple[Tensor, list[Tensor]]:
@@ -91,10 +108,9 @@ def energy_above_nyquist(layer: ContinuousConv, *, ratio: float | None = None) -
         limit = float(max_frequency(layer, of_nyquist=True)) * layer.ratio
         affordable = (MOST_TAPS / math.prod(layer.kernel_size)) ** (1 / layer.ndim)
         ratio = float(max(2, math.ceil(min(16.0, limit, affordable))))
-    with set_resolution(layer, ratio):
-        basis, weight = layer.sample_basis(crop=False)
-    weights = weight.flatten(0, 1).double().cpu()
-    spectra, frequencies = kernel_spectrum(basis.double().cpu(), layer.kernel_size, ratio, finer=1)
+    basis, weight = _plain_basis(layer, ratio)
+    weights = weight.flatten(0, 1).double()
+    spectra, frequencies = kernel_spectrum(basis.double(), layer.kernel_size, ratio, finer=1)
     # Summed over kernels, |sum_h w_h F_h|^2 = F' (sum w w') F: no kernel need be formed.
     energy = (spectra.conj() * torch.tensordot((weights.T @ weights).to(spectra.dtype), spectra, 1)).sum(0).real
     below = energy

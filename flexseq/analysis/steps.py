@@ -18,6 +18,8 @@ TITLES = ("the network", "the mask", "their product", "cropped, as applied")
 def kernel_steps(layer: FlexConv) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """A layer's strongest kernel: the network's values, the mask, their product, and what is left of it after cropping.
 
+    At a resolution other than training's the last two are weighted as they are applied.
+
     Returns:
         Each (*taps), on the CPU in float32; the first three over the whole kernel.
     """
@@ -31,8 +33,8 @@ def kernel_steps(layer: FlexConv) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     channel = out_channel * (layer.in_channels // layer.groups) + in_channel
     values = torch.tensordot(readout.effective_weight()[channel], network.basis(positions), 1) + readout.bias[channel]
     mask = layer.mask(positions)
-    applied = layer.sample_kernel()[out_channel, in_channel]
-    return values.float().cpu(), mask.float().cpu(), (values * mask).float().cpu(), applied.float().cpu()
+    product, applied = (layer.sample_kernel(crop=crop)[out_channel, in_channel] for crop in (False, True))
+    return values.float().cpu(), mask.float().cpu(), product.float().cpu(), applied.float().cpu()
 
 
 def plot_steps(model: nn.Module, path: Path, *, layers: int = 4) -> bool:

@@ -89,10 +89,13 @@ def bench(
     out: Annotated[Path | None, typer.Option(help="the run's folder; by default a new one in runs/")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the run that --out holds")] = False,
 ) -> None:
-    with failing_in_one_sentence("--resume with the same options and --out (above) goes on after the last finished epoch"):
+    same_command = "the same command goes on after the last finished epoch"
+    with failing_in_one_sentence(same_command if sweep else f"with --resume and --out (above) {same_command}"):
         if task is None:
             list_tasks(data_dir)
             return
+        if task not in TASKS:
+            raise unknown_name("task", task, [*TASKS, *STUDIES])
         if precision not in PRECISIONS:
             raise unknown_name("precision", precision, PRECISIONS)
         if resume and out is None:
@@ -106,12 +109,15 @@ def bench(
         network |= _given(mask_sigma=mask_sigma, dropout=dropout, head=head)
         data = _given(data_dir=data_dir, download=download or None, words=words, split=split, short=short, limit=limit, size=size)
         if sweep:
+            transfer = TASKS[task].transfer
+            if transfer is None:
+                raise InputError(f"--sweep needs a transfer task, got {task}")
             path = run_sweep(
                 task,
                 out or Path("runs") / f"{task}-sweep",
-                sources=_sizes("source", source or "16,20"),
-                targets=_sizes("target", target or "28,30,32,34,36"),
-                penalties=["magnet", "flexconv"] if penalty is None else [penalty],
+                sources=_sizes("source", source) if source else list(transfer.sources),
+                targets=_sizes("target", target) if target else list(transfer.targets),
+                penalties=None if penalty is None else [penalty],
                 seeds=list(range(seed, seed + seeds)),
                 device=device,
                 training=training,
@@ -169,7 +175,10 @@ def _given(**options: Any) -> dict[str, Any]:
 
 def main() -> None:
     """Run the command line: a task, or one of the studies, which have their own options."""
-    name = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), None)
+    given = sys.argv[1:]
+    # Not what follows an option, but for options without a value.
+    names = [b for a, b in zip(["", *given], given, strict=False) if not a.startswith("-") or a in ("--quick", "--draw", "--download")]
+    name = next((name for name in names if name in STUDIES), None)
     if name in STUDIES:
         STUDIES[name][0]()
     else:

@@ -1,7 +1,6 @@
 """The command line's options for studies of many runs: the papers' tables, and fits of kernel networks."""
 
 import os
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,8 +44,6 @@ def table(
     fine_tune_epochs: Annotated[int | None, typer.Option(help="transfer: epochs at the target")] = None,
     batch_size: Annotated[int | None, typer.Option()] = None,
     limit: Annotated[int | None, typer.Option(help="use at most this many samples")] = None,
-    source: Annotated[int | None, typer.Option(help="transfer: pixels along an edge to train at")] = None,
-    target: Annotated[int | None, typer.Option(help="transfer: pixels along an edge to test at")] = None,
     data_dir: Annotated[str | None, typer.Option(help="the folder that holds the data")] = None,
     download: Annotated[bool, typer.Option("--download", help="fetch the data into --data-dir if it is not there")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="small versions of the tasks' recipes: fewer samples and epochs")] = False,
@@ -67,7 +64,6 @@ def table(
             seeds=list(range(seed, seed + seeds)),
             device=device,
             draw=draw,
-            sizes=_given(source=source, target=target),
             training=training,
             data=data,
             quick=quick,
@@ -95,7 +91,7 @@ def kodak_fit(
         if limit is not None and limit < 1:
             raise InputError(f"--limit expected at least 1, got {limit}")
         path = fit_pictures(
-            out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}",
+            out or Path("runs") / name,
             pictures_in(data_dir)[:limit],
             networks=_listed(networks),
             iterations=iterations if iterations is not None else 500 if quick else 20_000,
@@ -121,7 +117,7 @@ def kernel_fit(
         if seeds < 1:
             raise InputError(f"--seeds expected at least 1, got {seeds}")
         path = fit_kernels(
-            out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}",
+            out or Path("runs") / name,
             iterations=iterations if iterations is not None else 500 if quick else 5_000,
             seeds=list(range(seed, seed + seeds)),
             pictures=[] if data_dir is None else pictures_in(data_dir),

@@ -9,12 +9,13 @@ from torch import Tensor
 from flexseq.files import replacing
 
 
-def plot_fits(fits: dict[str, list[dict[str, Any]]], target: Tensor, path: Path) -> None:
+def plot_fits(fits: dict[str, list[dict[str, Any]]], target: Tensor, fitted: dict[str, Tensor], path: Path) -> None:
     """PSNR over iterations, the mean over pictures; and the first picture beside what each network made of it.
 
     Args:
-        fits: by network, one dict a picture, with `curve`; the first picture's also with `values`, 0 to 255.
+        fits: by network, one dict a picture, with `curve` and `psnr`.
         target: the first picture, (3, height, width) in [-1, 1].
+        fitted: what each network made of it.
         path: the picture to write.
     """
     from matplotlib.figure import Figure
@@ -27,13 +28,11 @@ def plot_fits(fits: dict[str, list[dict[str, Any]]], target: Tensor, path: Path)
     curves.set(xlabel="iteration", ylabel="PSNR, dB: mean over pictures")
     curves.grid(alpha=0.3)
     curves.legend(fontsize=8)
-    shown = {"picture": ((target + 1) / 2).permute(1, 2, 0).numpy()}
-    shown |= {
-        f"{name}: {results[0]['psnr']:.2f} dB": np.array(results[0]["values"]).transpose(1, 2, 0) / 255 for name, results in fits.items()
-    }
+    shown = {"picture": target}
+    shown |= {f"{name}: {fits[name][0]['psnr']:.2f} dB": values for name, values in fitted.items()}
     for i, (title, values) in enumerate(shown.items()):
         axis: Any = figure.add_subplot(grid[1, i])
-        axis.imshow(values)
+        axis.imshow(((values + 1) / 2).permute(1, 2, 0).numpy())
         axis.set_title(title, fontsize=8)
         axis.set_axis_off()
     with replacing(path) as part:

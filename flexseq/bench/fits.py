@@ -16,6 +16,9 @@ from flexseq.files import write_text
 LR = {"siren": 0.001}
 """Learning rates of networks that do not have 0.01."""
 
+NO_EPOCHS = {"value_at_best_validation": None, "best_validation": None, "epochs": None, "seconds_per_epoch": None}
+"""What every result says, of a fit, which has neither epochs nor a validation split."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Fit:

@@ -1,5 +1,6 @@
 """Kernel networks and N-Jets fitted to kernels of known frequency."""
 
+import hashlib
 import math
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from flexseq.bench.fit_plots import plot_kernel_fits
-from flexseq.bench.fits import LR, claim_fits, fit_function
+from flexseq.bench.fits import LR, NO_EPOCHS, claim_fits, fit_function
 from flexseq.bench.picture_fits import read_picture
 from flexseq.bench.results import versions, where_it_ran, write_result
 from flexseq.bench.study import mean_and_spread
@@ -80,20 +81,33 @@ def _kernel_functions(model: str, size: int) -> list[nn.Module]:
     return [_Network(KERNELS["magnet"](2, 1, hidden=hidden, layers=layers, spatial_extent=1.0), size)]
 
 
-def best_njet(target: Tensor, *, sigmas: int = 60) -> float:
-    """The least mean squared error that an N-Jet of order 9 can have on a target: least squares at every width of a fine grid."""
-    best = float(target.square().mean())
-    narrowest = 0.6 / (target.shape[0] - 1)  # reaches the neighbouring taps
-    for sigma in np.geomspace(narrowest, 3, sigmas):
-        layer = NJetConv2d(1, 1, target.shape[0], order=NJET_ORDER, sigma=float(sigma), bias=False).double()
-        with torch.no_grad():
-            basis, _ = layer.sample_basis(crop=False)
-        basis = basis.flatten(1).T
+def best_njet(target: Tensor) -> float:
+    """The least mean squared error that an N-Jet of order 9 was found to have on a target.
+
+    Given its two widths an N-Jet is linear in all its weights: least squares at every pair of widths of a grid, and of finer ones round the
+    best.
+    """
+    size = target.shape[0]
+    flat = target.double().flatten()[:, None]
+    narrowest = 0.6 / (size - 1)  # reaches the neighbouring taps
+    layer = NJetConv2d(1, 1, size, order=NJET_ORDER, sigma=1.0, bias=False).double()
+
+    @torch.no_grad()
+    def error(widths: tuple[float, float]) -> float:
+        layer.mask.sigma.copy_(torch.tensor(widths))
+        basis = layer.sample_basis(crop=False)[0].flatten(1).T
         basis = basis / basis.norm(dim=0).clamp_min(1e-30)
-        flat = target.double().flatten()
-        solution = torch.linalg.lstsq(basis, flat[:, None], driver="gelsd").solution
-        best = min(best, float((basis @ solution - flat[:, None]).square().mean()))
-    return best
+        solution = torch.linalg.lstsq(basis, flat, driver="gelsd").solution
+        return float((basis @ solution - flat).square().mean())
+
+    grid = np.geomspace(narrowest, 3, 14)
+    step = grid[1] / grid[0]
+    best = min(((error((a, b)), a, b) for a in grid for b in grid), key=lambda found: found[0])
+    for _ in range(3):
+        step = step**0.5
+        around = [(best[1] * step**i, best[2] * step**j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+        best = min(((error(widths), *widths) for widths in around), key=lambda found: found[0])
+    return best[0]
 
 
 def fit_kernels(folder: Path, *, iterations: int, seeds: list[int], pictures: list[Path], device: torch.device) -> Path:
@@ -117,8 +131,10 @@ def fit_kernels(folder: Path, *, iterations: int, seeds: list[int], pictures: li
     """
     if iterations < 1:
         raise InputError(f"--iterations expected at least 1, got {iterations}")
-    recipe = {"task": "kernel_fit", "iterations": iterations}
+    sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in pictures}
+    recipe = {"task": "kernel_fit", "iterations": iterations, "pictures": sums}
     claim_fits(folder, recipe)
+    print(f"results go to {folder}", flush=True)
     errors: dict[str, dict[str, list[float]]] = {}
     shown: dict[str, dict[str, Tensor]] = {"target": {}}
     counts = {}
@@ -126,12 +142,12 @@ def fit_kernels(folder: Path, *, iterations: int, seeds: list[int], pictures: li
     total = len(seeds) * (len(FREQUENCIES) + 2 + len(pictures)) * len(KERNEL_MODELS)
     done = 0
     for seed in seeds:
-        targets = kernel_targets(seed) | {path.stem: _small_grey(path) for path in pictures}
+        targets = kernel_targets(seed) | {f"picture {path.name}": _small_grey(path) for path in pictures}
         for title, target in targets.items():
             shown["target"].setdefault(title, target)
             for model in KERNEL_MODELS:
                 done += 1
-                place = folder / "fits" / model / f"{title.replace(' ', '-')}-{seed}.npz"
+                place = folder / "fits" / model / f"{title.replace(' ', '_')}-{seed}.npz"
                 torch.manual_seed(seed)
                 functions = _kernel_functions(model, target.shape[0])
                 counts[model] = sum(p.numel() for p in functions[0].parameters())
@@ -179,7 +195,7 @@ def _write_kernels_result(
         ]
         lines.append(f"| {model} | {counts[model]:,} | {' | '.join(cells)} |")
     lines.append(
-        f"| njet, least squares over all widths | {counts['njet']:,} | {' | '.join(f'{possible[title]:.1e}' for title in titles)} |"
+        f"| njet, least squares, widths searched | {counts['njet']:,} | {' | '.join(f'{possible[title]:.1e}' for title in titles)} |"
     )
     lines += ["", f"Mean squared error after {recipe['iterations']:,} iterations, mean ± sample standard deviation over seeds {seeds}."]
     write_text(folder / "table.md", "\n".join(lines) + "\n")
@@ -192,6 +208,7 @@ def _write_kernels_result(
         "metric": "mean squared error, gabor 16",
         "value": means["magnet"]["gabor 16"],
         "paper_value": None,
+        **NO_EPOCHS,
         "errors": errors,
         "least_squares_njet": possible,
         "network_parameters": counts,

@@ -1,5 +1,7 @@
 """Kernel networks of equal size fitted to pictures."""
 
+import hashlib
+import itertools
 import json
 import math
 import time
@@ -12,11 +14,11 @@ import torch
 from torch import Tensor
 
 from flexseq.bench.fit_plots import plot_fits
-from flexseq.bench.fits import LR, claim_fits, fit_function
+from flexseq.bench.fits import LR, NO_EPOCHS, claim_fits, fit_function
 from flexseq.bench.results import versions, where_it_ran, write_result
 from flexseq.bench.study import mean_and_spread
 from flexseq.errors import InputError, unknown_name
-from flexseq.files import write_text
+from flexseq.files import replacing, write_text
 from flexseq.kernels import KERNELS, KernelNetwork
 from flexseq.positions import tap_positions
 from flexseq.words import duration
@@ -52,10 +54,10 @@ def psnr(mean_squared_error: float) -> float:
     """Peak signal-to-noise ratio in dB of values that span 2, as from -1 to 1.
 
     Example:
-        >>> round(psnr(0.04), 6)
-        20.0
+        >>> round(psnr(0.04), 6), psnr(0.0)
+        (20.0, inf)
     """
-    return 10 * math.log10(4 / mean_squared_error)
+    return 10 * math.log10(4 / mean_squared_error) if mean_squared_error else math.inf
 
 
 def read_picture(path: Path, crop: int | None) -> Tensor:
@@ -126,6 +128,8 @@ def fit_pictures(
     Source:
         FlexConv, Table 5.
     """
+    if not networks:
+        raise InputError(f"--networks expected some of {', '.join(IMAGE_NETWORKS)}, got none")
     for name in networks:
         if name not in IMAGE_NETWORKS:
             raise unknown_name("network", name, IMAGE_NETWORKS)
@@ -136,7 +140,15 @@ def fit_pictures(
         read_picture(path, crop)  # one that cannot be used is to be named now, not after hours
     recipe = {"task": "kodak_fit", "iterations": iterations, "crop": crop, "seed": seed, "parameters": PARAMETERS}
     claim_fits(folder, recipe)
-    todo = [(path, name) for path in pictures for name in networks if not _place(folder, name, path).is_file()]
+    print(f"results go to {folder}", flush=True)
+    sums = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in pictures}
+    todo = []
+    for path, name in itertools.product(pictures, networks):
+        place = _place(folder, name, path)
+        if not place.is_file():
+            todo.append((path, name))
+        elif json.loads(place.read_text())["sha256"] != sums[path]:
+            raise InputError(f"{folder} holds a fit of another picture called {path.name}; give another --out")
     began = time.perf_counter()
     for position, (path, name) in enumerate(todo, start=1):
         target = read_picture(path, crop).to(device)
@@ -149,6 +161,7 @@ def fit_pictures(
         curve = [psnr(error) for error in fitted.errors]
         about: dict[str, Any] = {
             "picture": path.name,
+            "sha256": sums[path],
             "size": list(target.shape[1:]),
             "hidden": network.hidden,
             "parameters": sum(p.numel() for p in network.parameters()),
@@ -156,8 +169,7 @@ def fit_pictures(
             "curve": {"steps": fitted.steps, "psnr": curve},
             "seconds": fitted.seconds,
         }
-        if path == pictures[0]:  # to be shown
-            about["values"] = ((fitted.values.cpu().clamp(-1, 1) + 1) * 127.5).round().int().tolist()
+        _write_picture(fitted.values.cpu(), _place(folder, name, path).with_suffix(".fit.png"))
         write_text(_place(folder, name, path), json.dumps(about) + "\n")
         left = duration((time.perf_counter() - began) / position * (len(todo) - position))
         print(
@@ -165,6 +177,14 @@ def fit_pictures(
         )
     fits = {name: [json.loads(_place(folder, name, path).read_text()) for path in pictures] for name in networks}
     return _write_result(folder, pictures, fits, recipe, device)
+
+
+def _write_picture(values: Tensor, path: Path) -> None:
+    from PIL import Image
+
+    pixels = ((values.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+    with replacing(path) as part:
+        Image.fromarray(pixels).save(part)
 
 
 def _place(folder: Path, network: str, picture: Path) -> Path:
@@ -187,14 +207,18 @@ def _write_result(folder: Path, pictures: list[Path], fits: dict[str, list[Any]]
     lines += ["", f"{len(pictures)} pictures of {', '.join(sizes)} pixels, {recipe['iterations']:,} iterations; ± over pictures."]
     write_text(folder / "table.md", "\n".join(lines) + "\n")
     print("\n".join(lines))
-    plot_fits(fits, read_picture(pictures[0], recipe["crop"]), folder / "fits.png")
+    first = pictures[0]
+    shown = {name: read_picture(_place(folder, name, first).with_suffix(".fit.png"), None) for name in fits}
+    plot_fits(fits, read_picture(first, recipe["crop"]), shown, folder / "fits.png")
+    whole_kodak = len(pictures) == 24 and recipe["crop"] is None and recipe["iterations"] == 20_000
     result = {
         "task": "kodak_fit",
         "model": best,
         "parameters": rows[best]["parameters"],
         "metric": "mean PSNR in dB",
         "value": rows[best]["psnr"],
-        "paper_value": PUBLISHED_PSNR[best] if recipe["crop"] is None and recipe["iterations"] == 20_000 else None,
+        "paper_value": PUBLISHED_PSNR[best] if whole_kodak and all(path.name.startswith("kodim") for path in pictures) else None,
+        **NO_EPOCHS,
         "networks": rows,
         "pictures": [path.name for path in pictures],
         "seconds": sum(row["seconds"] for row in rows.values()),

@@ -50,11 +50,12 @@ OWN_SPEECH = {"epochs": 60}
 SPEECH_MFCC = TaskRecipe(SPEECH, networks={"ckcnn": {"omega_0": 30.90}}, own_data=OWN_SPEECH, quick=Quick({"epochs": 10}, 2_000))
 # Kernels over all 16,000 samples learn nothing in minutes; these have an eighth of them.
 SPEECH_RAW_QUICK = {"depth": 2, "head": "mean", "kernel_size": 2_000, "mask_sigma": 0.15}
+CK_QUICK = {"depth": 2, "head": "mean", "kernel_size": 2_000}
 SPEECH_RAW = TaskRecipe(
     SPEECH,
     networks={"ckcnn": {"omega_0": 39.45}},
     own_data=OWN_SPEECH,
-    quick=Quick({"epochs": 10, "batch_size": 16, "lr": 0.005}, 1_000, {"flextcn": SPEECH_RAW_QUICK}),
+    quick=Quick({"epochs": 10, "batch_size": 16, "lr": 0.005}, 1_000, {"flextcn": SPEECH_RAW_QUICK, "cktcn": CK_QUICK, "ckcnn": CK_QUICK}),
 )
 
 # FlexConv, appendix E; SIREN kernels have a learning rate of their own. Fashion-MNIST and CIFAR-100, not in the paper: as their relatives.

@@ -68,7 +68,10 @@ def summary_of(results: list[dict[str, Any]]) -> dict[str, Any]:
     """One result of several seeds: the first one's fields, with mean and spread (sample standard deviation) in the place of its figures."""
     values = [result["value"] for result in results]
     at_best = [result["value_at_best_validation"] for result in results]
-    shared = {key: value for key, value in results[0].items() if key not in ("seed", "per_class", "best_epoch")}
+    shared = {key: value for key, value in results[0].items() if key not in ("seed", "per_class", "best_epoch", "frequencies")}
+    if "accuracy_over_size" in shared:
+        over_size = [result["accuracy_over_size"] for result in results]
+        shared["accuracy_over_size"] = {size: statistics.mean(one[size] for one in over_size) for size in over_size[0]}
     for key in TRANSFERRED:
         if key in shared:
             each = [result[key] for result in results]

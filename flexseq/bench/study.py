@@ -1,10 +1,12 @@
 """Many runs in one folder: each cell of a table or grid is one, and those that are finished are not run again."""
 
 import dataclasses
+import json
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,11 @@ from flexseq.bench.plan import Plan
 from flexseq.bench.results import RESULT, read_result
 from flexseq.bench.run import RECIPE, check_claim, run
 from flexseq.bench.transfer import SOURCE
+from flexseq.errors import InputError
 from flexseq.files import write_text
 from flexseq.words import duration
 
-RUNS = "runs"
+RUNS, ABOUT = "runs", "study.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +36,33 @@ class Cell:
     same_source: str | None = None
 
 
+def claim_study(folder: Path, about: dict[str, Any]) -> None:
+    """Make a folder a study's own: what is gathered in one table or grid has to be run alike.
+
+    Args:
+        folder: made where it is not there.
+        about: everything that all runs of the study share.
+
+    Raises:
+        InputError: the folder holds a study with other options, or something else.
+    """
+    path = folder / ABOUT
+    about = json.loads(json.dumps(about))
+    if not path.is_file():
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise InputError(f"{folder} is no empty folder and holds no study; give another --out")
+        write_text(path, json.dumps(about, indent=1) + "\n")
+        return
+    before = json.loads(path.read_text())
+    differing = [f"{key}: {before.get(key)} there, {about.get(key)} here" for key in about | before if before.get(key) != about.get(key)]
+    if differing:
+        raise InputError(f"{folder} holds a study with other options ({'; '.join(differing)}); give another --out")
+
+
 def run_cells(cells: list[Cell], folder: Path, *, device: str, draw: Callable[[], Path]) -> None:
     """Run what is not finished yet, one after the other, and draw after each; each leaves what a run of the bench leaves.
+
+    A cell that fails does not keep the others from being run; one that another process is running is left to it.
 
     Args:
         cells: what to run.
@@ -43,23 +71,54 @@ def run_cells(cells: list[Cell], folder: Path, *, device: str, draw: Callable[[]
         draw: draws all that is finished.
 
     Raises:
-        InputError: as a run does; what was finished before stays.
+        InputError: some cells failed, said at the end; what is finished stays.
     """
-    began, ran = time.perf_counter(), 0
-    for position, cell in enumerate(cells):
+    todo = []
+    for cell in cells:
+        if (folder / RUNS / cell.folder / RESULT).is_file():
+            check_claim(folder / RUNS / cell.folder, cell.plan.as_json(), resume=True)
+        else:
+            todo.append(cell)
+    print(f"{len(cells) - len(todo)} of {len(cells)} runs are finished; results go to {folder}", flush=True)
+    failed = []
+    began = time.perf_counter()
+    for position, cell in enumerate(todo):
         place = folder / RUNS / cell.folder
-        left = ""
-        if ran:
-            left = f", about {duration((time.perf_counter() - began) / ran * (len(cells) - position))} left"
-        print(f"{position + 1} of {len(cells)}{left}: {cell.folder}", flush=True)
-        if (place / RESULT).is_file():
-            check_claim(place, cell.plan.as_json(), resume=True)
-            continue
-        if not place.exists() and cell.same_source is not None:
-            _take_over(folder / RUNS / cell.same_source, place, cell.plan)
-        run(cell.plan, place, seeds=1, device=device, resume=place.exists())
-        ran += 1
+        left = f", about {duration((time.perf_counter() - began) / position * (len(todo) - position))} left" if position else ""
+        print(f"{position + 1} of {len(todo)}{left}: {cell.folder}", flush=True)
+        with _alone(place) as alone:
+            if not alone:
+                print(f"{place} is being run by another process: left to it", flush=True)
+                continue
+            try:
+                if not place.exists() and cell.same_source is not None:
+                    _take_over(folder / RUNS / cell.same_source, place, cell.plan)
+                run(cell.plan, place, seeds=1, device=device, resume=place.exists())
+            except InputError as error:
+                print(f"{cell.folder} failed: {error}", flush=True)
+                failed.append(f"{cell.folder}: {error}")
+                continue
         draw()
+    if failed:
+        raise InputError(f"{len(failed)} of {len(todo)} runs failed ({'; '.join(failed)})")
+
+
+@contextmanager
+def _alone(place: Path) -> Iterator[bool]:
+    """Whether no other process on this machine holds a place; none can take it while the block runs."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield True
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with open(place.with_name(f".{place.name}.lock"), "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+            return
+        yield True
 
 
 def results_of(folder: Path, cell_folders: Iterable[str]) -> list[dict[str, Any]]:

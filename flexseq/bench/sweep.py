@@ -7,10 +7,11 @@ from typing import Any
 from flexseq.bench.plan import make_plan
 from flexseq.bench.plots import plot_grids
 from flexseq.bench.results import read_result
-from flexseq.bench.study import RUNS, Cell, in_percent, run_cells
-from flexseq.errors import InputError
+from flexseq.bench.study import RUNS, Cell, claim_study, in_percent, run_cells
 from flexseq.files import write_text
 
+VARIED = ("seed", "workers", "alias_penalty")
+"""What may differ between the runs of one grid."""
 CHANGES = {"change_at_target": "as it is", "change_fine_tuned": "fine-tuned"}
 
 
@@ -20,7 +21,7 @@ def run_sweep(
     *,
     sources: list[int],
     targets: list[int],
-    penalties: list[str],
+    penalties: list[str] | None,
     seeds: list[int],
     device: str,
     training: dict[str, Any],
@@ -34,7 +35,7 @@ def run_sweep(
         task: a transfer task.
         folder: where the runs accumulate, and grid.md, grid.json and grid.png go.
         sources, targets: pixels along an edge.
-        penalties: see `Recipe`.
+        penalties: see `Recipe`; where None, both kinds, or none for kernels without a known limit.
         seeds: one run each.
         device: as for a run.
         training: of the recipe.
@@ -44,11 +45,15 @@ def run_sweep(
         The path of grid.md.
 
     Raises:
-        InputError: as a run does.
+        InputError: runs with other options in the folder; as a run does.
 
     Source:
         FlexConv, Fig. 5.
     """
+    usual = make_plan(task, training=training, sizes={"source": sources[0], "target": targets[0]}, **given).recipe.alias_penalty
+    penalties = penalties or (["none"] if usual == "none" else ["magnet", "flexconv"])
+    about = {"task": task, "training": {key: value for key, value in training.items() if key not in VARIED}, **given}
+    about["data"] = {key: value for key, value in given["data"].items() if key != "download"}
     cells = []
     for seed in seeds:
         for penalty in penalties:
@@ -56,10 +61,9 @@ def run_sweep(
                 for target in targets:
                     recipe = {**training, "alias_penalty": penalty, "seed": seed}
                     plan = make_plan(task, training=recipe, sizes={"source": source, "target": target}, **given)
-                    if plan.task.transfer is None:
-                        raise InputError(f"--sweep needs a transfer task, got {task}")
                     first = None if target == targets[0] else _cell(penalty, source, targets[0], seed)
                     cells.append(Cell(_cell(penalty, source, target, seed), plan, first))
+    claim_study(folder, about)
     run_cells(cells, folder, device=device, draw=lambda: _draw(task, folder))
     return _draw(task, folder)
 
@@ -88,6 +92,10 @@ def _draw(task: str, folder: Path) -> Path:
         for source, row in zip(sources, grid, strict=True):
             lines.append(f"| {source} px | {' | '.join(in_percent(values, signed=True) for values in row)} |")
         lines.append("")
+    results = [result for by_sizes in found.values() for of_sizes in by_sizes.values() for result in of_sizes]
+    models = sorted({f"{r['model']}, {r['epochs']} + {r['fine_tune_epochs']} epochs" for r in results})
+    samples = sorted({"/".join(f"{n:,}" for n in r["dataset"]["sizes"].values()) for r in results})
+    lines.append(f"{'; '.join(models)}; train/validation/test: {'; '.join(samples)}; seeds {sorted({r['seed'] for r in results})}.")
     lines.append("Mean ± sample standard deviation over seeds, final epochs.")
     write_text(folder / "grid.json", json.dumps({"sources": sources, "targets": targets, "grids": grids}, indent=1) + "\n")
     plot_grids(grids, sources, targets, folder / "grid.png")

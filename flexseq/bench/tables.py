@@ -7,7 +7,7 @@ from typing import Any
 
 from flexseq.bench.plan import Plan, make_plan
 from flexseq.bench.plots import plot_over_size, plot_table
-from flexseq.bench.study import Cell, in_percent, mean_and_spread, results_of, run_cells
+from flexseq.bench.study import Cell, claim_study, in_percent, mean_and_spread, results_of, run_cells
 from flexseq.bench.tasks import TASKS
 from flexseq.errors import InputError
 from flexseq.files import write_text
@@ -167,7 +167,6 @@ def run_table(
     seeds: list[int],
     device: str,
     draw: bool,
-    sizes: dict[str, int] | None = None,
     **given: Any,
 ) -> Path:
     """Run rows x tasks x seeds, as far as they are not finished in `folder`, and draw the table of all that are.
@@ -179,14 +178,13 @@ def run_table(
         seeds: one run each.
         device: as for a run.
         draw: only draw what is finished.
-        sizes: source and target of transfers, where not the task's.
         given: `training`, `data` and `quick` as for `make_plan`, for all runs; what a row says itself goes before.
 
     Returns:
         The path of table.md.
 
     Raises:
-        InputError: an unknown row or task; a run's own complaints; nothing to draw.
+        InputError: an unknown row or task; runs with other options in the folder; a run's own complaints; nothing to draw.
     """
     table = TABLES[name]
     for kind, chosen, known in (("rows", rows, [row.name for row in table.rows]), ("tasks", tasks, table.tasks)):
@@ -195,12 +193,17 @@ def run_table(
                 raise InputError(f"--{kind} expected some of {', '.join(known)}, got {one}")
     if not draw:
         cells = [
-            Cell(_cell(task, row, seed), _plan(row, task, seed, sizes, given))
+            Cell(_cell(task, row, seed), _plan(row, task, seed, given))
             for seed in seeds
             for row in table.rows
             for task in table.tasks
             if (not rows or row.name in rows) and (not tasks or task in tasks)
         ]
+        for option in given["data"]:
+            if not any(option in TASKS[task].options for task in tasks or table.tasks):
+                raise InputError(f"{name} has no option --{option.replace('_', '-')}")
+        about = {"table": name, **given, "data": {key: value for key, value in given["data"].items() if key != "download"}}
+        claim_study(folder, about)
         run_cells(cells, folder, device=device, draw=lambda: draw_table(name, folder))
     return draw_table(name, folder)
 
@@ -275,6 +278,9 @@ def _as_markdown(table: Table, found: dict[str, dict[str, list[dict[str, Any]]]]
         "Test accuracy of the final epoch in percent, mean ± sample standard deviation over seeds; samples: train/validation/test.",
     ]
     lines += [f"- {note}" for note in notes]
+    everywhere = [r for by_task in found.values() for results in by_task.values() for r in results]
+    machines = sorted({f"{r['device']}, {r['dtype']}, {r['threads']} threads" for r in everywhere})
+    lines.append(f"- Trained on: {'; '.join(machines)}.")
     return "\n".join(lines) + "\n"
 
 
@@ -287,9 +293,7 @@ def _finished(folder: Path, task: str, row: Row) -> list[dict[str, Any]]:
     return results_of(folder, [f"{task}/{row.name}/{place.name}" for place in places])
 
 
-def _plan(row: Row, task: str, seed: int, sizes: dict[str, int] | None, given: dict[str, Any]) -> Plan:
-    training = {**given.get("training", {}), **row.training, "seed": seed}
-    own_data = {name: value for name, value in given.get("data", {}).items() if name in TASKS[task].options}
-    return make_plan(
-        task, model=row.model, network=row.network, training=training, data=own_data, sizes=sizes, quick=given.get("quick", False)
-    )
+def _plan(row: Row, task: str, seed: int, given: dict[str, Any]) -> Plan:
+    training = {**given["training"], **row.training, "seed": seed}
+    own_data = {name: value for name, value in given["data"].items() if name in TASKS[task].options}
+    return make_plan(task, model=row.model, network=row.network, training=training, data=own_data, quick=given["quick"])

@@ -31,11 +31,14 @@ class Transfer:
     Args:
         source, target: pixels along an edge.
         resize: (images, size) -> images.
+        sources, targets: of a sweep over sizes.
     """
 
     source: int
     target: int
     resize: Callable[[Tensor, int], Tensor]
+    sources: tuple[int, ...] = (16, 20)
+    targets: tuple[int, ...] = (28, 30, 32, 34, 36)
 
     def __post_init__(self) -> None:
         for argument, size in (("source", self.source), ("target", self.target)):
@@ -253,7 +256,7 @@ TASKS = {
             options=("limit",),
             defaults=DIGITS_TRANSFER,
             model="flexnet",
-            transfer=Transfer(8, 16, fourier_resize),
+            transfer=Transfer(8, 16, fourier_resize, sources=(8,), targets=(10, 12, 14, 16)),
         ),
         Task(
             name="cifar10_transfer",
