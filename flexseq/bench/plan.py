@@ -10,6 +10,7 @@ from flexseq.antialias import limit_frequencies
 from flexseq.bench.networks import build_network, network_arguments
 from flexseq.bench.tasks import TASKS, Task
 from flexseq.data.dataset import Dataset
+from flexseq.data.irregular import drop_steps
 from flexseq.errors import InputError, unknown_name
 from flexseq.kernels import KERNELS
 from flexseq.nn.continuous import read_crops
@@ -29,6 +30,7 @@ class Plan:
         model: name of the network.
         network: all its arguments but channels and classes.
         recipe: how it trains; each run of several has its own seed.
+        test_rate: series are tested a second time, sampled so many times as densely as in training; None for no second time.
     """
 
     task: Task
@@ -36,11 +38,20 @@ class Plan:
     model: str
     network: dict[str, Any]
     recipe: Recipe
+    test_rate: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """As it is kept in recipe.json and result.json."""
         recipe = dataclasses.asdict(self.recipe)
-        parts = {"task": self.task.name, "data": self.data, "model": self.model, "network": self.network, "training": recipe}
+        parts: dict[str, Any] = {
+            "task": self.task.name,
+            "data": self.data,
+            "model": self.model,
+            "network": self.network,
+            "training": recipe,
+        }
+        if self.test_rate is not None:
+            parts["test_rate"] = self.test_rate
         transfer = self.task.transfer
         return parts if transfer is None else {**parts, "transfer": {"source": transfer.source, "target": transfer.target}}
 
@@ -51,6 +62,18 @@ class Plan:
     def with_seed(self, seed: int) -> "Plan":
         """The same with another seed."""
         return dataclasses.replace(self, recipe=dataclasses.replace(self.recipe, seed=seed))
+
+
+def load(plan: Plan) -> Dataset:
+    """The data of a plan.
+
+    Raises:
+        InputError: the loader's own complaints.
+    """
+    options = dict(plan.data)
+    drop = options.pop("drop", None)
+    dataset = plan.task.load(**options)
+    return dataset if drop is None else drop_steps(dataset, drop)
 
 
 def build(plan: Plan, dataset: Dataset) -> nn.Module:
@@ -74,6 +97,7 @@ def make_plan(
     training: dict[str, Any] | None = None,
     data: dict[str, Any] | None = None,
     sizes: dict[str, Any] | None = None,
+    test_rate: float | None = None,
     quick: bool = False,
 ) -> Plan:
     """What was given, then the task's recipe (its small version where `quick`), then the network's own defaults.
@@ -83,6 +107,7 @@ def make_plan(
         model: the network's name; by default the task's.
         network, training, data: arguments of the network, of `Recipe` and of the task's loader.
         sizes: source and target, for tasks that train at two resolutions.
+        test_rate: see `Plan`.
         quick: fewer samples and epochs.
 
     Raises:
@@ -97,6 +122,10 @@ def make_plan(
             raise InputError(f"{task} has no option --{name.replace('_', '-')}; for its data it takes {', '.join(chosen.options)}")
     if data.get("limit", 1) < 1:
         raise InputError(f"--limit expected at least 1, got {data['limit']}")
+    if test_rate is not None and "drop" not in chosen.options:
+        raise InputError(f"--test-rate is for series, and {task} has images")
+    if test_rate is not None and not 0.01 <= test_rate <= 100:
+        raise InputError(f"--test-rate expected 0.01 to 100, got {test_rate}")
     kernel = network.get("kernel")
     if isinstance(kernel, str) and kernel not in KERNELS:
         raise unknown_name("kernel", kernel, KERNELS)
@@ -123,4 +152,4 @@ def make_plan(
         raise InputError(f"--fine-tune-epochs expected at least 1, got {built.fine_tune_epochs}")
     name = model or chosen.model
     own = {**defaults.networks.get(name, {}), **({} if small is None else small.networks.get(name, {}))}
-    return Plan(chosen, data, name, network_arguments(name, network, own), built)
+    return Plan(chosen, data, name, network_arguments(name, network, own), built, test_rate)

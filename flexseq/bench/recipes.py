@@ -58,6 +58,17 @@ SPEECH_RAW = TaskRecipe(
     quick=Quick({"epochs": 10, "batch_size": 16, "lr": 0.005}, 1_000, {"flextcn": SPEECH_RAW_QUICK, "cktcn": CK_QUICK, "ckcnn": CK_QUICK}),
 )
 
+# FlexConv, appendix E; CKConv for the omega_0 of CKCNN.
+SMALL_SEQUENCES = Quick({"epochs": 10}, 5_000)
+MNIST_SEQUENCES = {"epochs": 200, "batch_size": 64, "lr": 0.01, "kernel_penalty": 1e-5}
+SMNIST = TaskRecipe(MNIST_SEQUENCES, networks={"ckcnn": {"omega_0": 31.09}}, quick=SMALL_SEQUENCES)
+PMNIST = TaskRecipe(MNIST_SEQUENCES, networks={"ckcnn": {"omega_0": 43.46}}, quick=SMALL_SEQUENCES)
+SCIFAR10 = TaskRecipe({**MNIST_SEQUENCES, "lr": 0.001}, networks={"ckcnn": {"omega_0": 25.70}}, quick=SMALL_SEQUENCES)
+# CKConv was not published on npcifar10: its relative's omega_0.
+NPCIFAR10 = TaskRecipe(
+    {"epochs": 300, "batch_size": 32, "lr": 0.01, "kernel_penalty": 0.0}, networks={"ckcnn": {"omega_0": 25.70}}, quick=SMALL_SEQUENCES
+)
+
 # FlexConv, appendix E; SIREN kernels have a learning rate of their own. Fashion-MNIST and CIFAR-100, not in the paper: as their relatives.
 SIREN_KERNELS = {"siren": {"lr": 0.001}}
 SMALL_IMAGES = Quick({"epochs": 12}, 10_000)

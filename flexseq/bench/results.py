@@ -20,8 +20,9 @@ TRANSFERRED = {
     "value_at_source": "test accuracy at {source_size} px",
     "value_at_target_as_it_is": "test accuracy at {target_size} px, as it is",
     "change_at_target": "change",
+    "value_at_test_rate": "test accuracy at {test_rate:g} times the rate",
 }
-"""Figures of tasks that train at one resolution and test at another, before they are fine-tuned there."""
+"""Figures at another resolution than training's, before any fine-tuning."""
 PACKAGES = ("torch", "numpy", "pytorch-lightning", "torchmetrics", "scikit-learn", "torchaudio", "soundfile")
 
 

@@ -9,14 +9,16 @@ from torch import nn
 
 from flexseq import saving
 from flexseq.bench.networks import is_papers, row_name
-from flexseq.bench.plan import Plan, build
+from flexseq.bench.plan import Plan, build, load
 from flexseq.bench.plots import LEARNED, plot_confusion, plot_curves, plot_learned
 from flexseq.bench.results import RESULT, confusion, print_result, read_result, summary_of, versions, where_it_ran, write_result
 from flexseq.bench.transfer import OURS as TRANSFERS
 from flexseq.bench.transfer import SOURCE, run_transfer
 from flexseq.data.dataset import Dataset
+from flexseq.data.irregular import at_rate
 from flexseq.errors import InputError
 from flexseq.files import write_text
+from flexseq.resolution import set_resolution
 from flexseq.training.fit import CHECKPOINT, LOG, Fitted, fit, pick_device, predict
 
 RECIPE = "recipe.json"
@@ -63,7 +65,7 @@ def run(plan: Plan, folder: Path, *, seeds: int, device: str, resume: bool) -> P
             results.append(read_result(own_folder))
             continue
         if dataset is None:
-            dataset = one.task.load(**one.data)
+            dataset = load(one)
             print(f"{dataset.name}: {', '.join(f'{size:,} to {use}' for use, size in _uses(dataset))}, from {dataset.source}")
             for note in dataset.notes:
                 print(f"note: {note}")
@@ -181,6 +183,7 @@ def _finish(plan: Plan, dataset: Dataset, model: nn.Module, fitted: Fitted, fold
     saving.save(model, folder / "best.safetensors")
     at_best, _ = predict(model, dataset.test, device=device, batch_size=batch_size)
     model.load_state_dict(final_weights)
+    other_rate = {} if plan.test_rate is None else _test_at_rate(plan.test_rate, model, dataset, device, batch_size)
 
     matrix = confusion(predicted, true, len(dataset.classes))
     plot_curves(fitted.rows, fitted.best_epoch, folder / "curves.png")
@@ -191,7 +194,8 @@ def _finish(plan: Plan, dataset: Dataset, model: nn.Module, fitted: Fitted, fold
     }
     row_in_paper = row_name(plan.model, plan.network)
     comparable = (
-        sum(dataset.sizes.values()) == plan.task.paper_samples
+        "drop" not in plan.data
+        and sum(dataset.sizes.values()) == plan.task.paper_samples
         and plan.task.paper_options.items() <= dataset.options.items()
         and is_papers(plan.model, plan.network, plan.task.defaults.networks.get(plan.model, {}))
     )
@@ -204,6 +208,7 @@ def _finish(plan: Plan, dataset: Dataset, model: nn.Module, fitted: Fitted, fold
         "value_at_best_validation": float((at_best == true).double().mean()),
         "best_validation": fitted.rows[fitted.best_epoch - 1]["validation_accuracy"],
         "best_epoch": fitted.best_epoch,
+        **other_rate,
         "paper_value": plan.task.paper.get(row_in_paper) if comparable else None,
         "epochs": plan.recipe.epochs,
         "seconds": sum(row["seconds"] for row in fitted.rows),
@@ -226,3 +231,11 @@ def _finish(plan: Plan, dataset: Dataset, model: nn.Module, fitted: Fitted, fold
     }
     write_result(folder, result)
     return result
+
+
+def _test_at_rate(rate: float, model: nn.Module, dataset: Dataset, device: torch.device, batch_size: int) -> dict[str, Any]:
+    """The test split sampled `rate` times as densely, by the network set to that."""
+    with set_resolution(model, rate) as unchanged:
+        predicted, true = predict(model, at_rate(dataset.test, rate), device=device, batch_size=batch_size)
+    value = float((predicted == true).double().mean())
+    return {"test_rate": rate, "value_at_test_rate": value, "unchanged_layers": list(unchanged)}

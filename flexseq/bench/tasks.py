@@ -13,6 +13,10 @@ from flexseq.bench.recipes import (
     DIGITS_TRANSFER,
     IMAGENET,
     IMAGENET_TRANSFER,
+    NPCIFAR10,
+    PMNIST,
+    SCIFAR10,
+    SMNIST,
     SPEECH_MFCC,
     SPEECH_RAW,
     STL10,
@@ -55,7 +59,7 @@ class Task:
         needs: what data it takes, and where from.
         is_here: folder or None -> whether that data is on this machine.
         load: keyword options -> the dataset.
-        options: which of the data options `load` takes.
+        options: which of the data options `load` takes, and "drop" for series, which may miss steps.
         defaults: how it trains, and the arguments of its network.
         model: which network by default.
         transfer: from which size to which, for tasks that train and test at two.
@@ -104,7 +108,7 @@ def _speech(name: str, description: str, *, mfcc: bool, defaults: TaskRecipe, pa
         needs="Speech Commands v0.02 (2.3 GB, fetched on first use) or any folder in its layout (--data-dir)",
         is_here=_speech_is_here,
         load=lambda **options: _load_speech(mfcc, **options),
-        options=("data_dir", "download", "words", "split", "short", "limit"),
+        options=("data_dir", "download", "words", "split", "short", "limit", "drop"),
         defaults=defaults,
         paper=paper,
         paper_samples=34_975,
@@ -141,6 +145,38 @@ def _images(
     )
 
 
+def _load_image_sequences(name: str, *, data_dir: str | None = None, **options: Any) -> Dataset:
+    from flexseq.data.image_sequences import load_image_sequences
+
+    return load_image_sequences(name, folder=data_dir, **options)
+
+
+def _image_sequences(name: str, description: str, images: str, samples: int, defaults: TaskRecipe, paper: list[float]) -> Task:
+    rows = (
+        "CKCNN-2",
+        "CKTCN-fourier-2",
+        "CKTCN-gabor-2",
+        "CKTCN-magnet-2",
+        "FlexTCN-magnet-2",
+        "FlexTCN-magnet-4",
+        "FlexTCN-magnet-6",
+        "FlexTCN-siren-6",
+        "FlexTCN-fourier-6",
+        "FlexTCN-gabor-6",
+    )
+    return Task(
+        name=name,
+        description=description,
+        needs=f"as {images}",
+        is_here=lambda folder: _images_are_here(images, folder),
+        load=lambda **options: _load_image_sequences(name, **options),
+        options=("data_dir", "download", "limit", "drop"),
+        defaults=defaults,
+        paper={row: round(value / 100, 4) for row, value in zip(rows, paper, strict=True)},
+        paper_samples=samples,
+    )
+
+
 def _load_imagenet(*, size: int = 32, data_dir: str | None = None, **options: Any) -> Dataset:
     from flexseq.data.small_imagenet import load_small_imagenet
 
@@ -168,7 +204,7 @@ TASKS = {
             needs="nothing: comes with scikit-learn",
             is_here=lambda folder: True,
             load=_load_digits,
-            options=("limit",),
+            options=("limit", "drop"),
             defaults=DIGITS,
         ),
         _speech(
@@ -208,6 +244,39 @@ TASKS = {
                 "FlexTCN-fourier-6": 0.9102,
                 "FlexTCN-gabor-6": 0.9150,
             },
+        ),
+        # FlexConv, Table 1: in the order of its rows
+        _image_sequences(
+            "smnist",
+            "MNIST pixel by pixel, 784 steps",
+            "mnist",
+            70_000,
+            SMNIST,
+            [99.31, 99.44, 99.52, 99.55, 99.60, 99.60, 99.62, 99.03, 99.49, 99.50],
+        ),
+        _image_sequences(
+            "pmnist",
+            "MNIST pixel by pixel in one fixed random order, 784 steps",
+            "mnist",
+            70_000,
+            PMNIST,
+            [98.00, 98.40, 98.38, 98.57, 98.61, 98.72, 98.63, 95.36, 97.97, 98.37],
+        ),
+        _image_sequences(
+            "scifar10",
+            "CIFAR-10 pixel by pixel, 1,024 steps",
+            "cifar10",
+            60_000,
+            SCIFAR10,
+            [62.25, 68.28, 69.26, 74.58, 78.99, 80.26, 80.82, 69.24, 74.79, 78.36],
+        ),
+        _image_sequences(
+            "npcifar10",
+            "CIFAR-10 row by row and then noise, 1,000 steps",
+            "cifar10",
+            60_000,
+            NPCIFAR10,
+            [60.5, 66.26, 67.37, 67.52, 67.11, 67.42, 69.87, 57.27, 67.35, 67.56],
         ),
         _images("mnist", "handwritten digits, 28 px", 12, CIFAR, {"FlexNet-magnet-7": 0.997}, 70_000),
         _images("fashion_mnist", "pieces of clothing, 28 px", 31, CIFAR),
