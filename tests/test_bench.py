@@ -157,7 +157,7 @@ def test_a_folder_that_holds_a_run_is_left_alone(bench, tmp_path):
         (["digits", "--conv", "ck", "--mask-sigma", "0.5"], "--conv ck has no --mask-sigma"),
         (["digits", "--conv", "conv", "--kernel-size", "0"], "expected a kernel_size of at least 1"),
         (["digits", "--model", "tcn", "--dropout", "2"], "TCN expected dropout in [0, 1), got 2.0"),
-        (["digits", "--head", "sequence"], "--head expected last or mean"),
+        (["digits", "--head", "sequence"], "one answer a sequence: --head last or mean"),
         (["digits", "--gradient-clip", "nan"], "gradient_clip expected at least 0, got nan"),
         (["digits", "--precision", "16", "--device", "cpu"], "--precision 16 needs a GPU"),
         (["digits", "--words", "a,b"], "digits has no option --words"),

@@ -95,6 +95,6 @@ def test_ctrl_c_says_how_to_go_on_and_exits_with_130(tmp_path):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "--resume with the same options and --out (above) goes on" in errors
+    assert "with --resume and --out (above) the same command goes on" in errors
     assert "Traceback" not in errors
     assert (out / "last.ckpt").exists()

@@ -13,6 +13,7 @@ from flexseq.data import images
 from flexseq.data.digits import load_digits
 from flexseq.data.image_sequences import IMAGES_OF, load_image_sequences
 from flexseq.data.irregular import at_rate, drop_steps, resample
+from flexseq.data.synthetic import load_adding, load_copy_memory
 
 
 @pytest.fixture
@@ -27,7 +28,9 @@ def folder(tmp_path, known):  # noqa: F811
     return tmp_path / "data"
 
 
-@pytest.mark.parametrize(("name", "shape"), [("smnist", (1, 784)), ("pmnist", (1, 784)), ("scifar10", (3, 1024)), ("npcifar10", (96, 1000))])
+@pytest.mark.parametrize(
+    ("name", "shape"), [("smnist", (1, 784)), ("pmnist", (1, 784)), ("scifar10", (3, 1024)), ("npcifar10", (96, 1000))]
+)
 def test_shapes_and_pixels(name, shape, folder):
     dataset = load_image_sequences(name, folder=folder)
     x, targets = dataset.test.batch([0, 3])
@@ -115,10 +118,65 @@ def test_a_task_runs_on_the_official_files(bench, folder, tmp_path, name):  # no
         (["digits", "--drop", "100"], "--drop expected a percentage from 1 to 99, got 100"),
         (["digits_transfer", "--drop", "30"], "no option --drop"),
         (["digits", "--test-rate", "0"], "--test-rate expected 0.01 to 100, got 0"),
-        (["digits_transfer", "--test-rate", "2"], "is for series"),
+        (["digits_transfer", "--test-rate", "2"], "is for series with one class each"),
     ],
 )
 def test_bad_options_are_named(bench, arguments, message):  # noqa: F811
     code, _, err = bench(*arguments, "--out", "run")
     assert code == 2
     assert message in err
+
+
+def test_copy_memory_asks_for_the_first_ten_symbols():
+    dataset = load_copy_memory(length=30, limit=50)
+    x, targets = dataset.train.batch(range(50))
+    assert x.shape == (50, *dataset.shape) == (50, 10, 50)
+    assert (x.sum(1) == 1).all()
+    symbols = x.argmax(1)
+    assert torch.equal(targets[:, -10:], symbols[:, :10])
+    assert (targets[:, :-10] == -100).all()
+    assert set(symbols[:, :10].unique().tolist()) == set(range(1, 9))
+    assert (symbols[:, 10:39] == 0).all()
+    assert (symbols[:, 39:] == 9).all()
+    assert not torch.equal(x[:20], dataset.test.batch(range(20))[0])
+
+
+def test_adding_asks_for_the_sum_of_the_marked_numbers():
+    dataset = load_adding(length=40, limit=300)
+    x, targets = dataset.train.batch(range(300))
+    assert x.shape == (300, *dataset.shape) == (300, 2, 40)
+    assert (x[:, 1, :20].sum(1) == 1).all()
+    assert (x[:, 1, 20:].sum(1) == 1).all()
+    torch.testing.assert_close((x[:, 0] * x[:, 1]).sum(1), targets)
+    assert float(targets.var()) == pytest.approx(1 / 6, rel=0.2)
+
+
+def test_synthetic_tasks_run(bench, tmp_path):  # noqa: F811
+    options = ["--epochs", "1", "--limit", "64", "--length", "20", "--width", "6"]
+    for name, measure in (("copy_memory", "accuracy"), ("adding", "error")):
+        code, out, err = bench(name, *options, "--seeds", "2", "--out", name)
+        assert code == 0, err
+        assert f"test {measure}, final epoch" in out
+        result = json.loads((tmp_path / name / "seed-1" / "result.json").read_text())
+        assert result["metric"] == measure
+        assert result["dataset"]["options"] == {"length": 20}
+        model = fs.load(tmp_path / name / "seed-1" / "model.safetensors")
+        dataset = {"copy_memory": load_copy_memory, "adding": load_adding}[name](length=20, limit=64)
+        x, targets = dataset.test.batch(range(64))
+        with torch.no_grad():
+            outputs = model(x)
+        if name == "adding":
+            expected = float((outputs[:, 0] - targets).square().mean())
+        else:
+            expected = float((outputs.argmax(1) == targets)[targets >= 0].double().mean())
+        assert result["value"] == pytest.approx(expected, abs=1e-6)
+        assert (tmp_path / name / "seed-1" / "curves.png").is_file()
+    code, _, err = bench("copy_memory", "--head", "last")
+    assert code == 2
+    assert "a class at each step" in err
+    code, _, err = bench("adding", "--head", "sequence")
+    assert code == 2
+    assert "one answer a sequence" in err
+    code, _, err = bench("adding", "--length", "1")
+    assert code == 2
+    assert "--length expected at least 2, got 1" in err

@@ -22,6 +22,9 @@ FROM_DATA = ("in_channels", "num_classes", "image_size")
 """Arguments that the dataset gives."""
 
 
+_ANSWERS = {True: "a class at each step: --head sequence", False: "one answer a sequence: --head last or mean"}
+
+
 def network_arguments(name: str, given: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     """All arguments of a network but its channels and classes: the user's, then the task's for this network, then its own.
 
@@ -35,8 +38,8 @@ def network_arguments(name: str, given: dict[str, Any], defaults: dict[str, Any]
     for argument in given:
         if argument not in own:
             raise InputError(f"--model {name} has no option --{argument.replace('_', '-')}; it takes {', '.join(own)}")
-    if given.get("head") == "sequence":
-        raise InputError("--head expected last or mean for a task with one class a sequence, got sequence")
+    if given.get("head", defaults.get("head")) != defaults.get("head") and "sequence" in (given["head"], defaults.get("head")):
+        raise InputError(f"--head {given['head']} does not suit the task, which asks for {_ANSWERS[defaults.get('head') == 'sequence']}")
     conv = given.get("conv", "flex")
     for argument, needed in (("mask_sigma", ("flex", "njet")), ("kernel", ("flex", "ck"))):
         if argument in given and conv not in needed:
@@ -48,7 +51,7 @@ def build_network(name: str, arguments: dict[str, Any], dataset: Dataset) -> nn.
     """The network for a dataset's channels and classes."""
     if "image_size" in inspect.signature(NETWORKS[name]).parameters:
         arguments = {**arguments, "image_size": dataset.shape[-1]}
-    return NETWORKS[name](dataset.shape[0], len(dataset.classes), **arguments)
+    return NETWORKS[name](dataset.shape[0], dataset.outputs, **arguments)
 
 
 def is_papers(name: str, arguments: dict[str, Any], defaults: dict[str, Any]) -> bool:

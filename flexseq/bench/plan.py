@@ -123,7 +123,7 @@ def make_plan(
     if data.get("limit", 1) < 1:
         raise InputError(f"--limit expected at least 1, got {data['limit']}")
     if test_rate is not None and "drop" not in chosen.options:
-        raise InputError(f"--test-rate is for series, and {task} has images")
+        raise InputError(f"--test-rate is for series with one class each, which {task} does not have")
     if test_rate is not None and not 0.01 <= test_rate <= 100:
         raise InputError(f"--test-rate expected 0.01 to 100, got {test_rate}")
     kernel = network.get("kernel")

@@ -25,18 +25,18 @@ def plot_learned(model: nn.Module, folder: Path) -> None:
     plot_spectra(model, spectra)
 
 
-def plot_curves(rows: list[dict[str, float]], best_epoch: int, path: Path) -> None:
-    """Loss and accuracy over epochs, training and validation, the best epoch marked."""
+def plot_curves(rows: list[dict[str, float]], best_epoch: int, measure: str, path: Path) -> None:
+    """Loss and an objective's measure over epochs, training and validation, the best epoch marked."""
     from matplotlib.figure import Figure
 
     epochs = [row["epoch"] for row in rows]
     figure = Figure(figsize=(9, 3.5), layout="constrained")
-    for axis, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+    for axis, quantity in zip(figure.subplots(1, 2), ("loss", measure), strict=True):
         for split, colour in (("train", "tab:blue"), ("validation", "tab:orange")):
             axis.plot(
                 epochs, [row[f"{split}_{quantity}"] for row in rows], color=colour, label=split, marker="." if len(rows) < 15 else None
             )
-        axis.axvline(best_epoch, color="0.6", linestyle=":", label=f"best validation accuracy (epoch {best_epoch})")
+        axis.axvline(best_epoch, color="0.6", linestyle=":", label=f"best validation {measure} (epoch {best_epoch})")
         axis.set_xlabel("epoch")
         axis.set_ylabel(quantity)
         axis.grid(alpha=0.3)

@@ -58,6 +58,18 @@ SPEECH_RAW = TaskRecipe(
     quick=Quick({"epochs": 10, "batch_size": 16, "lr": 0.005}, 1_000, {"flextcn": SPEECH_RAW_QUICK, "cktcn": CK_QUICK, "ckcnn": CK_QUICK}),
 )
 
+# Not the papers': masks that see all of the sequence from the start, without which nothing is remembered that long.
+OPEN = {"depth": 2, "mask_sigma": 1.0, "dropout": 0.0}
+EVERY_STEP = {"head": "sequence"}
+COPY_MEMORY = TaskRecipe(
+    {"epochs": 4, "batch_size": 32, "lr": 0.005},
+    networks={"flextcn": {**OPEN, **EVERY_STEP}, "cktcn": {"dropout": 0.0, **EVERY_STEP}, "ckcnn": EVERY_STEP, "tcn": EVERY_STEP},
+    quick=Quick({"epochs": 2}, 2_000),
+)
+ADDING = TaskRecipe(
+    {"epochs": 4, "batch_size": 32, "lr": 0.005}, networks={"flextcn": OPEN, "cktcn": {"dropout": 0.0}}, quick=Quick({"epochs": 2}, 2_000)
+)
+
 # FlexConv, appendix E; CKConv for the omega_0 of CKCNN.
 SMALL_SEQUENCES = Quick({"epochs": 10}, 5_000)
 MNIST_SEQUENCES = {"epochs": 200, "batch_size": 64, "lr": 0.01, "kernel_penalty": 1e-5}

@@ -14,13 +14,14 @@ from rich.table import Table
 
 import flexseq
 from flexseq.files import write_text
+from flexseq.training.objective import OBJECTIVES
 
 RESULT = "result.json"
 TRANSFERRED = {
     "value_at_source": "test accuracy at {source_size} px",
     "value_at_target_as_it_is": "test accuracy at {target_size} px, as it is",
     "change_at_target": "change",
-    "value_at_test_rate": "test accuracy at {test_rate:g} times the rate",
+    "value_at_test_rate": "test {measure} at {test_rate:g} times the rate",
 }
 """Figures at another resolution than training's, before any fine-tuning."""
 PACKAGES = ("torch", "numpy", "pytorch-lightning", "torchmetrics", "scikit-learn", "torchaudio", "soundfile")
@@ -97,14 +98,16 @@ def print_result(result: dict[str, Any]) -> None:
     title = f"{result['task']}: {result['model']}, {result['parameters']:,} parameters"
     paper = [] if result["paper_value"] is None else [f"{result['paper_value']:.2%}"]
     table = Table("", "this run", *["paper" for _ in paper], title=title)
-    spread = f" ± {result['spread']:.2%} over seeds {', '.join(map(str, result['seeds']))}" if "spread" in result else ""
+    measure = "error" if result["metric"] == "error" else "accuracy"
+    shown = OBJECTIVES["regression" if measure == "error" else "classification"].shown
+    spread = f" ± {shown(result['spread'])} over seeds {', '.join(map(str, result['seeds']))}" if "spread" in result else ""
     for key, name in TRANSFERRED.items():
         if key in result:
-            around = f" ± {result[f'{key}_spread']:.2%}" if f"{key}_spread" in result else ""
-            table.add_row(name.format(**result), f"{result[key]:.2%}{around}")
-    table.add_row("test accuracy, final epoch", f"{result['value']:.2%}{spread}", *paper)
-    table.add_row("test accuracy at the best validation epoch", f"{result['value_at_best_validation']:.2%}")
-    table.add_row("best validation accuracy", f"{result['best_validation']:.2%}")
+            around = f" ± {shown(result[f'{key}_spread'])}" if f"{key}_spread" in result else ""
+            table.add_row(name.format(measure=measure, **result), f"{shown(result[key])}{around}")
+    table.add_row(f"test {measure}, final epoch", f"{shown(result['value'])}{spread}", *paper)
+    table.add_row(f"test {measure} at the best validation epoch", shown(result["value_at_best_validation"]))
+    table.add_row(f"best validation {measure}", shown(result["best_validation"]))
     table.add_row("seconds an epoch", f"{result['seconds_per_epoch']:.2f}")
     console.print(table)
     if "per_class" in result:

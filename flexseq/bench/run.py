@@ -20,6 +20,7 @@ from flexseq.errors import InputError
 from flexseq.files import write_text
 from flexseq.resolution import set_resolution
 from flexseq.training.fit import CHECKPOINT, LOG, Fitted, fit, pick_device, predict
+from flexseq.training.objective import Objective, objective
 
 RECIPE = "recipe.json"
 MODELS = ("model.safetensors", "best.safetensors")
@@ -174,24 +175,27 @@ def _run_one(plan: Plan, dataset: Dataset, folder: Path, device: torch.device, r
 
 def _finish(plan: Plan, dataset: Dataset, model: nn.Module, fitted: Fitted, folder: Path, device: torch.device) -> dict[str, Any]:
     """Test the final weights and the best ones on validation, and write everything; result.json last."""
-    batch_size = plan.recipe.batch_size
-    predicted, true = predict(model, dataset.test, device=device, batch_size=batch_size)
+    options: dict[str, Any] = {"device": device, "batch_size": plan.recipe.batch_size, "kind": dataset.kind}
+    aim = objective(dataset.kind)
+    predicted, true = predict(model, dataset.test, **options)
     saving.save(model, folder / "model.safetensors")
     plot_learned(model, folder)
     final_weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.load_state_dict(fitted.best_weights)
     saving.save(model, folder / "best.safetensors")
-    at_best, _ = predict(model, dataset.test, device=device, batch_size=batch_size)
+    at_best, _ = predict(model, dataset.test, **options)
     model.load_state_dict(final_weights)
-    other_rate = {} if plan.test_rate is None else _test_at_rate(plan.test_rate, model, dataset, device, batch_size)
+    other_rate = {} if plan.test_rate is None else _test_at_rate(plan.test_rate, model, dataset, aim, options)
 
-    matrix = confusion(predicted, true, len(dataset.classes))
-    plot_curves(fitted.rows, fitted.best_epoch, folder / "curves.png")
-    plot_confusion(matrix, dataset.classes, folder / "confusion.png")
-    per_class = {
-        name: {"samples": int(row.sum()), "accuracy": float(row[i] / row.sum()) if row.sum() else None}
-        for i, (name, row) in enumerate(zip(dataset.classes, matrix, strict=True))
-    }
+    plot_curves(fitted.rows, fitted.best_epoch, aim.measure, folder / "curves.png")
+    per_class = {}
+    if dataset.kind == "classification":
+        matrix = confusion(predicted, true, len(dataset.classes))
+        plot_confusion(matrix, dataset.classes, folder / "confusion.png")
+        per_class = {
+            name: {"samples": int(row.sum()), "accuracy": float(row[i] / row.sum()) if row.sum() else None}
+            for i, (name, row) in enumerate(zip(dataset.classes, matrix, strict=True))
+        }
     row_in_paper = row_name(plan.model, plan.network)
     comparable = (
         "drop" not in plan.data
@@ -203,10 +207,10 @@ def _finish(plan: Plan, dataset: Dataset, model: nn.Module, fitted: Fitted, fold
         "task": plan.task.name,
         "model": row_in_paper,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "metric": "accuracy",
-        "value": float((predicted == true).double().mean()),
-        "value_at_best_validation": float((at_best == true).double().mean()),
-        "best_validation": fitted.rows[fitted.best_epoch - 1]["validation_accuracy"],
+        "metric": aim.measure,
+        "value": aim.score(predicted, true),
+        "value_at_best_validation": aim.score(at_best, true),
+        "best_validation": fitted.rows[fitted.best_epoch - 1][f"validation_{aim.measure}"],
         "best_epoch": fitted.best_epoch,
         **other_rate,
         "paper_value": plan.task.paper.get(row_in_paper) if comparable else None,
@@ -225,7 +229,7 @@ def _finish(plan: Plan, dataset: Dataset, model: nn.Module, fitted: Fitted, fold
             "notes": dataset.notes,
             "options": dataset.options,
         },
-        "per_class": per_class,
+        **({"per_class": per_class} if per_class else {}),
         "versions": versions(),
         "recipe": plan.as_json(),
     }
@@ -233,9 +237,8 @@ def _finish(plan: Plan, dataset: Dataset, model: nn.Module, fitted: Fitted, fold
     return result
 
 
-def _test_at_rate(rate: float, model: nn.Module, dataset: Dataset, device: torch.device, batch_size: int) -> dict[str, Any]:
+def _test_at_rate(rate: float, model: nn.Module, dataset: Dataset, aim: Objective, options: dict[str, Any]) -> dict[str, Any]:
     """The test split sampled `rate` times as densely, by the network set to that."""
     with set_resolution(model, rate) as unchanged:
-        predicted, true = predict(model, at_rate(dataset.test, rate), device=device, batch_size=batch_size)
-    value = float((predicted == true).double().mean())
-    return {"test_rate": rate, "value_at_test_rate": value, "unchanged_layers": list(unchanged)}
+        predicted, true = predict(model, at_rate(dataset.test, rate), **options)
+    return {"test_rate": rate, "value_at_test_rate": aim.score(predicted, true), "unchanged_layers": list(unchanged)}

@@ -7,8 +7,10 @@ from typing import Any
 from torch import Tensor
 
 from flexseq.bench.recipes import (
+    ADDING,
     CIFAR,
     CIFAR_TRANSFER,
+    COPY_MEMORY,
     DIGITS,
     DIGITS_TRANSFER,
     IMAGENET,
@@ -177,6 +179,24 @@ def _image_sequences(name: str, description: str, images: str, samples: int, def
     )
 
 
+def _load_synthetic(name: str, **options: Any) -> Dataset:
+    from flexseq.data import synthetic
+
+    return {"copy_memory": synthetic.load_copy_memory, "adding": synthetic.load_adding}[name](**options)
+
+
+def _synthetic(name: str, description: str, defaults: TaskRecipe) -> Task:
+    return Task(
+        name=name,
+        description=description,
+        needs="nothing: made on the spot",
+        is_here=lambda folder: True,
+        load=lambda **options: _load_synthetic(name, **options),
+        options=("limit", "length"),
+        defaults=defaults,
+    )
+
+
 def _load_imagenet(*, size: int = 32, data_dir: str | None = None, **options: Any) -> Dataset:
     from flexseq.data.small_imagenet import load_small_imagenet
 
@@ -278,6 +298,8 @@ TASKS = {
             NPCIFAR10,
             [60.5, 66.26, 67.37, 67.52, 67.11, 67.42, 69.87, 57.27, 67.35, 67.56],
         ),
+        _synthetic("copy_memory", "repeat ten symbols after a thousand blanks (--length)", COPY_MEMORY),
+        _synthetic("adding", "add the two of a thousand numbers that are marked (--length)", ADDING),
         _images("mnist", "handwritten digits, 28 px", 12, CIFAR, {"FlexNet-magnet-7": 0.997}, 70_000),
         _images("fashion_mnist", "pieces of clothing, 28 px", 31, CIFAR),
         _images(

@@ -8,6 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+IGNORED = -100
+"""The target of a step that counts neither in the loss nor in the accuracy."""
+
 
 @dataclass
 class Split:
@@ -15,7 +18,7 @@ class Split:
 
     Args:
         inputs: (samples, channels, *grid), numpy, also memory-mapped; of more samples than the split has.
-        targets: (samples,), classes as integers, of all `inputs`.
+        targets: of all `inputs`: (samples,), classes as integers or numbers in floating point; (samples, length), a class at each step.
         indices: which samples the split has.
         transform: what is done to a batch of inputs, (batch, channels, *grid) in float32.
     """
@@ -29,10 +32,11 @@ class Split:
         return len(self.indices)
 
     def batch(self, positions: Sequence[int] | np.ndarray) -> tuple[Tensor, Tensor]:
-        """The samples at these positions within the split: inputs (batch, channels, *grid), targets (batch,)."""
+        """The samples at these positions within the split: inputs (batch, channels, *grid), targets (batch,) or (batch, length)."""
         chosen = self.indices[np.asarray(positions)]
         inputs = torch.from_numpy(as_float(self.inputs[chosen]))
-        return self.transform(inputs), torch.from_numpy(self.targets[chosen].astype(np.int64))
+        dtype = np.float32 if np.issubdtype(self.targets.dtype, np.floating) else np.int64
+        return self.transform(inputs), torch.from_numpy(self.targets[chosen].astype(dtype))
 
     def __getstate__(self) -> dict[str, Any]:
         # A worker that is started afresh maps the file again; pickled as it is, the whole array would travel.
@@ -66,6 +70,7 @@ class Dataset:
         notes: what a reader of results should know: files left out, for instance.
         options: how it was made, defaults included.
         augment: what is done to training batches, on the device they are on; None for nothing.
+        kind: "classification", "labelling" (a class at each step), or "regression" (one number, and no classes).
     """
 
     name: str
@@ -78,6 +83,12 @@ class Dataset:
     notes: list[str] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
     augment: Callable[[Tensor], Tensor] | None = None
+    kind: str = "classification"
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers a network gives for each sample or step."""
+        return 1 if self.kind == "regression" else len(self.classes)
 
     @property
     def sizes(self) -> dict[str, int]:

@@ -16,9 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from flexseq.data.loader import epoch_seed
 from flexseq.errors import InputError
 from flexseq.files import replacing, write_text
+from flexseq.training.objective import Objective
 from flexseq.words import duration
-
-COLUMNS = ("epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "lr", "seconds", "session")
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -47,10 +46,12 @@ class History(Callback):
 
     Args:
         path: of the CSV file.
+        objective: by whose measure epochs are compared.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, objective: Objective):
         self.path = path
+        self.objective = objective
         self.rows: list[dict[str, float]] = []
         self.best_epoch = 0
         self.best_weights: dict[str, torch.Tensor] = {}
@@ -61,33 +62,40 @@ class History(Callback):
         self._began = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        train_loss, train_accuracy = pl_module.collect("fit")
-        validation_loss, validation_accuracy = pl_module.collect("val")
+        measure = self.objective.measure
+        train_loss, train_measure = pl_module.collect("fit")
+        validation_loss, validation_measure = pl_module.collect("val")
         now = time.perf_counter()
         epoch = trainer.current_epoch + 1
-        values = (
-            epoch,
-            train_loss,
-            train_accuracy,
-            validation_loss,
-            validation_accuracy,
-            trainer.optimizers[0].param_groups[0]["lr"],
-            now - self._began,
-            self.session,
-        )
+        row = {
+            "epoch": epoch,
+            "train_loss": train_loss,
+            f"train_{measure}": train_measure,
+            "validation_loss": validation_loss,
+            f"validation_{measure}": validation_measure,
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "seconds": now - self._began,
+            "session": self.session,
+        }
         self._began = now
-        self.rows.append(dict(zip(COLUMNS, values, strict=True)))
+        self.rows.append(row)
         if not math.isfinite(train_loss):
             raise InputError(f"the training loss became {train_loss} in epoch {epoch}; a lower --lr may help")
         best = self.rows[self.best_epoch - 1] if self.best_epoch else None
-        if best is None or (validation_accuracy, -validation_loss) > (best["validation_accuracy"], -best["validation_loss"]):
+        if best is None or self._beats(row, best):
             self.best_epoch = epoch
             self.best_weights = {name: tensor.detach().cpu().clone() for name, tensor in pl_module.model.state_dict().items()}
         self._write()
 
+    def _beats(self, row: dict[str, float], best: dict[str, float]) -> bool:
+        measure = f"validation_{self.objective.measure}"
+        if row[measure] == best[measure]:
+            return row["validation_loss"] < best["validation_loss"]
+        return self.objective.better(row[measure], best[measure])
+
     def _write(self) -> None:
         text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(text, list(self.rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
         write_text(self.path, text.getvalue())
@@ -167,9 +175,11 @@ class Report(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         self._spoke = time.perf_counter()
         row = self.history.rows[-1]
+        objective = self.history.objective
+        train, validation = (objective.shown(row[f"{split}_{objective.measure}"]) for split in ("train", "validation"))
         self.console.print(
-            f"{self.label}: epoch {row['epoch']}/{self.epochs}  loss {row['train_loss']:.4f}  train {row['train_accuracy']:.2%}  "
-            f"validation {row['validation_accuracy']:.2%}  {row['seconds']:.1f} s, about {self._left(trainer, pl_module)} left"
+            f"{self.label}: epoch {row['epoch']}/{self.epochs}  loss {row['train_loss']:.4f}  train {train}  "
+            f"validation {validation}  {row['seconds']:.1f} s, about {self._left(trainer, pl_module)} left"
         )
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:

@@ -1,4 +1,4 @@
-"""Train a classifier, and test it."""
+"""Train a network, and test it."""
 
 import logging
 import pickle
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from flexseq.data.dataset import Dataset, Split
 from flexseq.data.loader import EpochLoader
 from flexseq.errors import InputError
+from flexseq.training.objective import objective
 from flexseq.training.recipe import Recipe
 
 CHECKPOINT = "last.ckpt"
@@ -26,7 +27,7 @@ class Fitted:
 
     Args:
         rows: a dict of measurements for each epoch.
-        best_epoch: the one with the best accuracy on the validation split (then the lowest loss), counted from 1.
+        best_epoch: the one with the best measure on the validation split (then the lowest loss), counted from 1.
         best_weights: the state_dict after it; the model itself holds the final epoch's.
     """
 
@@ -54,10 +55,10 @@ def pick_device(name: str) -> torch.device:
 def fit(
     model: nn.Module, dataset: Dataset, recipe: Recipe, folder: Path, *, device: torch.device, resume: bool = False, label: str = ""
 ) -> Fitted:
-    """Train `model` in place, with a checkpoint and a log in `folder` after every epoch.
+    """Train `model` in place on a dataset's objective, with a checkpoint and a log in `folder` after every epoch.
 
     Args:
-        model: (batch, channels, *grid) -> (batch, classes).
+        model: (batch, channels, *grid) -> (batch, outputs), or (batch, outputs, length) for a dataset of labels at each step.
         dataset: its training and validation splits are used.
         recipe: how to train.
         folder: for `last.ckpt` and `history.csv`.
@@ -74,15 +75,16 @@ def fit(
     from pytorch_lightning import Trainer
 
     from flexseq.training.callbacks import EpochSeeds, EveryEpoch, History, Report, WholeCheckpoints
-    from flexseq.training.module import Classifier
+    from flexseq.training.module import Learner
 
     model.train()  # one that was tested before comes in eval mode, and Lightning leaves it there
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     pin = device.type == "cuda"
     train = EpochLoader(dataset.train, recipe.batch_size, seed=recipe.seed, workers=recipe.workers, pin_memory=pin)
     validation = EpochLoader(dataset.validation, recipe.batch_size, workers=recipe.workers, pin_memory=pin)
-    module = Classifier(model, len(dataset.classes), recipe, len(train), dataset.augment)
-    history = History(folder / LOG)
+    aim = objective(dataset.kind)
+    module = Learner(model, aim, dataset.outputs, recipe, len(train), dataset.augment)
+    history = History(folder / LOG, aim)
     trainer = Trainer(
         accelerator={"cuda": "gpu"}.get(device.type, device.type),
         devices=1,
@@ -115,16 +117,26 @@ def fit(
 
 
 @torch.no_grad()
-def predict(model: nn.Module, split: Split, *, device: torch.device, batch_size: int) -> tuple[Tensor, Tensor]:
-    """Classes that the model, in eval mode, gives to a split.
+def predict(
+    model: nn.Module, split: Split, *, device: torch.device, batch_size: int, kind: str = "classification"
+) -> tuple[Tensor, Tensor]:
+    """What the model, in eval mode, gives to a split.
+
+    Args:
+        model: see `fit`.
+        split: of a dataset.
+        device: where to run.
+        batch_size: samples at once.
+        kind: of the dataset.
 
     Returns:
-        Predicted and true classes, (samples,) each, on the CPU.
+        Predicted and true classes or numbers, (samples,) or (samples, length) each, on the CPU.
     """
+    aim = objective(kind)
     model = model.to(device).eval()
     dtype = next(model.parameters()).dtype
     predicted, true = [], []
     for inputs, targets in EpochLoader(split, batch_size):
-        predicted.append(model(inputs.to(device, dtype)).argmax(1).cpu())
+        predicted.append(aim.predict(model(inputs.to(device, dtype))).cpu())
         true.append(targets)
     return torch.cat(predicted), torch.cat(true)

@@ -1,17 +1,16 @@
-"""The Lightning module: one classifier, its loss, its optimiser."""
+"""The Lightning module: one network, its loss, its optimiser."""
 
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
-from torchmetrics.classification import MulticlassAccuracy
 
 from flexseq.antialias import alias_penalty
+from flexseq.training.objective import Objective
 from flexseq.training.parameters import kernel_penalty, param_groups
 from flexseq.training.recipe import Recipe
 from flexseq.training.schedule import warmup_cosine
@@ -19,32 +18,32 @@ from flexseq.training.schedule import warmup_cosine
 Augment = Callable[[Tensor], Tensor] | None
 
 
-class Classifier(LightningModule):
-    """Cross-entropy plus the kernel penalty, Adam with the masks' own learning rate, warm-up and cosine.
+class Learner(LightningModule):
+    """An objective's loss plus the penalties, Adam with the masks' own learning rate, warm-up and cosine.
 
     Args:
-        model: (batch, channels, *grid) -> logits (batch, num_classes).
-        num_classes: logits.
+        model: (batch, channels, *grid) -> (batch, outputs), or (batch, outputs, length).
+        objective: what it learns.
+        outputs: of the model, for each sample or step.
         recipe: how to train.
         steps_per_epoch: batches in an epoch.
         augment: done to training inputs.
     """
 
-    def __init__(self, model: nn.Module, num_classes: int, recipe: Recipe, steps_per_epoch: int, augment: Augment = None):
+    def __init__(self, model: nn.Module, objective: Objective, outputs: int, recipe: Recipe, steps_per_epoch: int, augment: Augment = None):
         super().__init__()
         self.model = model
+        self.objective = objective
         self.recipe = recipe
         self.augment = augment
         self.steps = recipe.epochs * steps_per_epoch
         self.warmup_steps = round(min(recipe.warmup_epochs, recipe.epochs / 10) * steps_per_epoch)
         self.losses: Any = nn.ModuleDict({stage: MeanMetric(nan_strategy="disable") for stage in ("fit", "val")})
-        self.accuracies: Any = nn.ModuleDict(
-            {stage: MulticlassAccuracy(num_classes, average="micro", validate_args=False) for stage in ("fit", "val")}
-        )
+        self.measures: Any = nn.ModuleDict({stage: objective.metric(outputs) for stage in ("fit", "val")})
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         inputs, targets = batch
-        loss = self._classify((inputs if self.augment is None else self.augment(inputs), targets), "fit")
+        loss = self._step((inputs if self.augment is None else self.augment(inputs), targets), "fit")
         if self.recipe.kernel_penalty:
             loss = loss + self.recipe.kernel_penalty * kernel_penalty(self.model)
         if self.recipe.alias_penalty != "none":
@@ -52,24 +51,25 @@ class Classifier(LightningModule):
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
-        self._classify(batch, "val")
+        self._step(batch, "val")
 
-    def _classify(self, batch: tuple[Tensor, Tensor], stage: str) -> Tensor:
+    def _step(self, batch: tuple[Tensor, Tensor], stage: str) -> Tensor:
         inputs, targets = batch
         if self.trainer.precision == "64-true":
             inputs = inputs.double()
-        logits = self.model(inputs)
-        loss = F.cross_entropy(logits, targets)
+            targets = targets.double() if targets.is_floating_point() else targets
+        outputs = self.model(inputs)
+        loss = self.objective.loss(outputs, targets)
         self.losses[stage].update(loss.detach(), len(targets))
-        self.accuracies[stage].update(logits.detach(), targets)
+        self.measures[stage].update(self.objective.predict(outputs.detach()), targets)
         return loss
 
     def collect(self, stage: str) -> tuple[float, float]:
-        """Mean loss and accuracy since the last call; stage is "fit" or "val"."""
-        loss, accuracy = self.losses[stage], self.accuracies[stage]
-        values = float(loss.compute()), float(accuracy.compute())
+        """Mean loss, and the objective's measure, since the last call; stage is "fit" or "val"."""
+        loss, measure = self.losses[stage], self.measures[stage]
+        values = float(loss.compute()), float(measure.compute())
         loss.reset()
-        accuracy.reset()
+        measure.reset()
         return values
 
     def configure_optimizers(self) -> Any:
