@@ -19,6 +19,8 @@ from flexseq.bench.sweep import run_sweep
 from flexseq.bench.tasks import TASKS
 from flexseq.errors import InputError, unknown_name
 from flexseq.kernels import KERNELS
+from flexseq.processes import is_first_process
+from flexseq.training.fit import Devices
 
 PRECISIONS = {"32": "32-true", "64": "64-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
@@ -88,6 +90,9 @@ def bench(
         str | None, typer.Option(help="speech: clips under a second: drop (default for the paper's words) | pad (default for others)")
     ] = None,
     device: Annotated[str, typer.Option(help="auto | cpu | cuda | mps")] = "auto",
+    devices: Annotated[int, typer.Option(help="how many train together on this machine, a process each; they share --batch-size")] = 1,
+    num_nodes: Annotated[int, typer.Option(help="machines that train together; each runs the same command")] = 1,
+    strategy: Annotated[str, typer.Option(help="auto | ddp: how several devices train together; both mean ddp")] = "auto",
     precision: Annotated[str, typer.Option(help=" | ".join(PRECISIONS) + " bits")] = "32",
     workers: Annotated[int, typer.Option(help="processes that prepare batches")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="a small version of the task's recipe: fewer samples and epochs")] = False,
@@ -99,6 +104,8 @@ def bench(
         if task is None:
             list_tasks(data_dir)
             return
+        if strategy not in ("auto", "ddp"):
+            raise unknown_name("strategy", strategy, ("auto", "ddp"))
         if task not in TASKS:
             raise unknown_name("task", task, [*TASKS, *STUDIES])
         if precision not in PRECISIONS:
@@ -118,6 +125,8 @@ def bench(
             transfer = TASKS[task].transfer
             if transfer is None:
                 raise InputError(f"--sweep needs a transfer task, got {task}")
+            if devices * num_nodes > 1:
+                raise InputError("--sweep runs on one device")
             path = run_sweep(
                 task,
                 out or Path("runs") / f"{task}-sweep",
@@ -145,8 +154,13 @@ def bench(
             test_rate=test_rate,
             quick=quick,
         )
-        folder = out or Path("runs") / f"{task}-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
-        print(run(plan, folder, seeds=seeds, device=device, resume=resume))
+        name = f"{task}-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
+        together = Devices(devices, num_nodes)
+        if together.processes > 1:  # all are to mean the same folder: the later ones inherit the first one's name for it
+            name = os.environ.setdefault("FLEXSEQ_RUN", name)
+        path = run(plan, out or Path("runs") / name, seeds=seeds, device=device, resume=resume, devices=together)
+        if is_first_process():
+            print(path)
 
 
 def _sizes(option: str, text: str) -> list[int]:

@@ -14,6 +14,7 @@ from rich.table import Table
 
 import flexseq
 from flexseq.files import write_text
+from flexseq.processes import share
 from flexseq.training.objective import OBJECTIVES
 
 RESULT = "result.json"
@@ -46,11 +47,12 @@ def versions() -> dict[str, str]:
 
 
 def where_it_ran(device: torch.device, precision: str) -> dict[str, Any]:
-    """Device, type of numbers (from Lightning's name for it) and threads, as a result holds them."""
+    """Device, type of numbers (from Lightning's name for it), threads and processes, as a result holds them."""
     return {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
         "dtype": {"32-true": "float32", "64-true": "float64", "bf16-mixed": "bfloat16", "16-mixed": "float16"}[precision],
         "threads": torch.get_num_threads(),
+        "processes": share()[1],
     }
 
 

@@ -18,8 +18,9 @@ from flexseq.data.dataset import Dataset
 from flexseq.data.irregular import at_rate
 from flexseq.errors import InputError
 from flexseq.files import write_text
+from flexseq.processes import check_devices, is_first_process
 from flexseq.resolution import set_resolution
-from flexseq.training.fit import CHECKPOINT, LOG, Fitted, fit, pick_device, predict
+from flexseq.training.fit import CHECKPOINT, LOG, ONE, Devices, Fitted, fit, pick_device, predict
 from flexseq.training.objective import Objective, objective
 
 RECIPE = "recipe.json"
@@ -30,7 +31,7 @@ FREE = ("workers", "download")
 """Parts of a recipe that may differ between a run and its continuation: they do not change the result."""
 
 
-def run(plan: Plan, folder: Path, *, seeds: int, device: str, resume: bool) -> Path:
+def run(plan: Plan, folder: Path, *, seeds: int, device: str, resume: bool, devices: Devices = ONE) -> Path:
     """Train with one seed, or with several and sum them up.
 
     Args:
@@ -39,6 +40,7 @@ def run(plan: Plan, folder: Path, *, seeds: int, device: str, resume: bool) -> P
         seeds: how many, counted from the recipe's.
         device: "auto", "cpu", "cuda" or "mps".
         resume: go on with what the folder holds.
+        devices: how many train together; files are the first process's to write.
 
     Returns:
         The path of the result file.
@@ -49,6 +51,7 @@ def run(plan: Plan, folder: Path, *, seeds: int, device: str, resume: bool) -> P
     if seeds < 1:
         raise InputError(f"--seeds expected at least 1, got {seeds}")
     where = pick_device(device)
+    check_devices(where.type, devices.devices, devices.num_nodes)
     plans = [plan.with_seed(plan.recipe.seed + i) for i in range(seeds)]
     folders = [folder] if seeds == 1 else [folder / f"seed-{one.recipe.seed}" for one in plans]
     if where.type == "cpu" and plan.recipe.precision == "16-mixed":
@@ -67,26 +70,33 @@ def run(plan: Plan, folder: Path, *, seeds: int, device: str, resume: bool) -> P
             continue
         if dataset is None:
             dataset = load(one)
-            print(f"{dataset.name}: {', '.join(f'{size:,} to {use}' for use, size in _uses(dataset))}, from {dataset.source}")
+            say = print if is_first_process() else _nothing
+            say(f"{dataset.name}: {', '.join(f'{size:,} to {use}' for use, size in _uses(dataset))}, from {dataset.source}")
             for note in dataset.notes:
-                print(f"note: {note}")
+                say(f"note: {note}")
             build(plan, dataset)  # bad arguments are to leave no folder behind
             if seeds > 1:
                 _claim(folder, whole, resume)
-            print(f"results go to {folder}")
+            say(f"results go to {folder}")
         try:
-            results.append(_run_one(one, dataset, own_folder, where, resume))
+            results.append(_run_one(one, dataset, own_folder, where, resume, devices))
         except BaseException:
             if seeds > 1 and not any((place / CHECKPOINT).exists() for other in folders for place in (other, other / SOURCE)):
                 _let_go(folder)
             raise
-        if seeds > 1:
+        if seeds > 1 and is_first_process():
             print_result(results[-1])
+    if not is_first_process():
+        return folder / RESULT
     result = results[0] if seeds == 1 else summary_of(results)
     if seeds > 1:
         write_result(folder, result)
     print_result(result)
     return folder / RESULT
+
+
+def _nothing(*words: object) -> None:
+    """What a process but the first says."""
 
 
 def _uses(dataset: Dataset) -> list[tuple[str, int]]:
@@ -95,6 +105,8 @@ def _uses(dataset: Dataset) -> list[tuple[str, int]]:
 
 def check_claim(folder: Path, recipe: dict[str, Any], resume: bool) -> None:
     """Raise InputError where the folder holds another run."""
+    if not is_first_process():
+        return
     try:
         if folder.exists() and not folder.is_dir():
             raise InputError(f"--out expected a folder, got the file {folder}")
@@ -126,6 +138,8 @@ def check_claim(folder: Path, recipe: dict[str, Any], resume: bool) -> None:
 
 def _claim(folder: Path, recipe: dict[str, Any], resume: bool) -> None:
     """Make the folder this run's own; only once data and network are there, so that bad options leave nothing behind."""
+    if not is_first_process():
+        return
     if resume and not (folder / RECIPE).exists():
         print(f"nothing to resume in {folder}: starting there")
     try:
@@ -142,7 +156,7 @@ def _claim(folder: Path, recipe: dict[str, Any], resume: bool) -> None:
 
 def _let_go(folder: Path) -> None:
     """Give up the claim on a folder where no epoch was finished: there is nothing to go on with."""
-    if (folder / CHECKPOINT).exists() or (folder / SOURCE / CHECKPOINT).exists():
+    if not is_first_process() or (folder / CHECKPOINT).exists() or (folder / SOURCE / CHECKPOINT).exists():
         return
     for name in (RECIPE, LOG, f"{SOURCE}/{LOG}"):
         (folder / name).unlink(missing_ok=True)
@@ -157,7 +171,7 @@ def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _run_one(plan: Plan, dataset: Dataset, folder: Path, device: torch.device, resume: bool) -> dict[str, Any]:
+def _run_one(plan: Plan, dataset: Dataset, folder: Path, device: torch.device, resume: bool, devices: Devices) -> dict[str, Any]:
     recipe = plan.recipe
     torch.manual_seed(recipe.seed)
     if plan.task.transfer is None:
@@ -165,12 +179,13 @@ def _run_one(plan: Plan, dataset: Dataset, folder: Path, device: torch.device, r
     _claim(folder, plan.as_json(), resume)
     try:
         if plan.task.transfer is not None:
-            return run_transfer(plan, plan.task.transfer, dataset, folder, device, resume)
-        fitted = fit(model, dataset, recipe, folder, device=device, resume=resume, label=f"{plan.task.name} seed {recipe.seed}")
+            return run_transfer(plan, plan.task.transfer, dataset, folder, device, resume, devices)
+        label = f"{plan.task.name} seed {recipe.seed}"
+        fitted = fit(model, dataset, recipe, folder, device=device, devices=devices, resume=resume, label=label)
     except BaseException:
         _let_go(folder)
         raise
-    return _finish(plan, dataset, model, fitted, folder, device)
+    return _finish(plan, dataset, model, fitted, folder, device) if is_first_process() else {}
 
 
 def _finish(plan: Plan, dataset: Dataset, model: nn.Module, fitted: Fitted, folder: Path, device: torch.device) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Train at one resolution, test at another: as it is, and after fine-tuning there."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from flexseq.data.dataset import Dataset, Split
 from flexseq.errors import InputError
 from flexseq.models import TCN, FlexTCN
 from flexseq.nn.continuous import ContinuousConv
+from flexseq.processes import is_first_process
 from flexseq.resolution import set_resolution
-from flexseq.training.fit import Fitted, fit, predict
+from flexseq.training.fit import ONE, Devices, Fitted, fit, predict
 from flexseq.training.recipe import Recipe
 
 SOURCE, TARGET = "source", "target"
@@ -67,7 +69,9 @@ def sizes_between(source: int, target: int, count: int = 5) -> list[int]:
     return sorted({round(source + (target - source) * i / (count - 1)) for i in range(count)}, reverse=target < source)
 
 
-def run_transfer(plan: Plan, transfer: Transfer, dataset: Dataset, folder: Path, device: torch.device, resume: bool) -> dict[str, Any]:
+def run_transfer(
+    plan: Plan, transfer: Transfer, dataset: Dataset, folder: Path, device: torch.device, resume: bool, devices: Devices = ONE
+) -> dict[str, Any]:
     """Train at the source, test there and at the target as it is, fine-tune at the target, test again; write everything.
 
     Args:
@@ -97,20 +101,25 @@ def run_transfer(plan: Plan, transfer: Transfer, dataset: Dataset, folder: Path,
     if max(transfer.source, transfer.target) > dataset.shape[-1]:
         notes.append(f"the images have {dataset.shape[-1]} px, and are interpolated where more are asked for")
 
+    first_process = is_first_process()  # the others only train
+
     def accuracy(data: Dataset) -> float:
+        if not first_process:
+            return math.nan
         predicted, true = predict(model, data.test, device=device, batch_size=recipe.batch_size)
         return float((predicted == true).double().mean())
 
     def train(data: Dataset, stage: str, how: Recipe) -> Fitted:
         label = f"{plan.task.name} seed {recipe.seed} {stage} {data.shape[-1]} px"
         (folder / stage).mkdir(parents=True, exist_ok=True)
-        return fit(model, data, how, folder / stage, device=device, resume=resume, label=label)
+        return fit(model, data, how, folder / stage, device=device, devices=devices, resume=resume, label=label)
 
     first = train(source, SOURCE, recipe)
     at_source = accuracy(source)
-    saving.save(model, folder / SOURCE / "model.safetensors")
+    if first_process:
+        saving.save(model, folder / SOURCE / "model.safetensors")
+        plot_learned(model, folder)
     frequencies = frequencies_by_layer(model)
-    plot_learned(model, folder)
     over_size = {}
     for size in sizes_between(transfer.source, transfer.target):
         if size not in (transfer.source, transfer.target):
@@ -119,10 +128,13 @@ def run_transfer(plan: Plan, transfer: Transfer, dataset: Dataset, folder: Path,
     unchanged = set_resolution(model, transfer.target / transfer.source)
     at_target = accuracy(target)
     over_size |= {transfer.source: at_source, transfer.target: at_target}
-    print(f"{at_source:.2%} at {transfer.source} px, {at_target:.2%} at {transfer.target} px as it is", flush=True)
+    if first_process:
+        print(f"{at_source:.2%} at {transfer.source} px, {at_target:.2%} at {transfer.target} px as it is", flush=True)
     fine_tuning = dataclasses.replace(recipe, epochs=recipe.fine_tune_epochs)
     second = train(target, TARGET, fine_tuning)
     fine_tuned = accuracy(target)
+    if not first_process:
+        return {}
     saving.save(model, folder / "model.safetensors")
     best = second.rows[second.best_epoch - 1]["validation_accuracy"]
     final_weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -7,13 +7,21 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from flexseq.data.dataset import Split
+from flexseq.processes import share
 
 
 class EpochOrder:
-    """The order of the samples in each epoch: Lightning tells the epoch through `set_epoch`, as it does to any sampler."""
+    """The order of the samples in each epoch: Lightning tells the epoch through `set_epoch`, as it does to any sampler.
 
-    def __init__(self, samples: int, batch_size: int, seed: int | None):
-        self.samples, self.batch_size, self.seed = samples, batch_size, seed
+    Args:
+        samples: in the split.
+        batch_size: of all processes together.
+        seed: of the shuffling; None for the split's own order.
+        shared: whether each process of torch.distributed gets its share of every batch.
+    """
+
+    def __init__(self, samples: int, batch_size: int, seed: int | None, shared: bool = False):
+        self.samples, self.batch_size, self.seed, self.shared = samples, batch_size, seed, shared
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -23,13 +31,14 @@ class EpochOrder:
         return -(-self.samples // self.batch_size)
 
     def batches(self) -> list[list[int]]:
-        """Positions in the split, batch by batch; shuffled by (seed, epoch) unless the seed is None."""
+        """Positions in the split, batch by batch; shuffled by (seed, epoch) unless the seed is None. A process's share may be empty."""
         if self.seed is None:
             order = torch.arange(self.samples)
         else:
             generator = torch.Generator().manual_seed(epoch_seed(self.seed, self.epoch))
             order = torch.randperm(self.samples, generator=generator)
-        return [batch.tolist() for batch in order.split(self.batch_size)]
+        rank, processes = share() if self.shared else (0, 1)
+        return [batch[rank::processes].tolist() for batch in order.split(self.batch_size)]
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
@@ -57,11 +66,21 @@ class EpochLoader:
         seed: of the shuffling; None for the split's own order.
         workers: processes that prepare batches; 0 for none.
         pin_memory: for a faster copy to a GPU.
+        shared: see `EpochOrder`.
     """
 
-    def __init__(self, split: Split, batch_size: int, *, seed: int | None = None, workers: int = 0, pin_memory: bool = False):
+    def __init__(
+        self,
+        split: Split,
+        batch_size: int,
+        *,
+        seed: int | None = None,
+        workers: int = 0,
+        pin_memory: bool = False,
+        shared: bool = False,
+    ):
         self.split = split
-        self.sampler = EpochOrder(len(split), batch_size, seed)
+        self.sampler = EpochOrder(len(split), batch_size, seed, shared)
         self.batch_sampler = None  # where there is a sampler, Lightning looks for this too
         self.workers = workers
         self.pin_memory = pin_memory

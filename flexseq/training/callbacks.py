@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from flexseq.data.loader import epoch_seed
 from flexseq.errors import InputError
 from flexseq.files import replacing, write_text
+from flexseq.processes import is_first_process
 from flexseq.training.objective import Objective
 from flexseq.words import duration
 
@@ -36,7 +37,7 @@ class EpochSeeds(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if batch_idx == 0:
-            torch.manual_seed(epoch_seed(self.seed, trainer.current_epoch))
+            torch.manual_seed((epoch_seed(self.seed, trainer.current_epoch) + trainer.global_rank * 2**32) % 2**63)
 
 
 class History(Callback):
@@ -94,6 +95,8 @@ class History(Callback):
         return self.objective.better(row[measure], best[measure])
 
     def _write(self) -> None:
+        if not is_first_process():
+            return
         text = io.StringIO()
         writer = csv.DictWriter(text, list(self.rows[0]), lineterminator="\n")
         writer.writeheader()
@@ -135,7 +138,7 @@ class Report(Callback):
         self.history = history
         self.epochs = epochs
         self.label = label
-        self.console = Console(soft_wrap=True, highlight=False)
+        self.console = Console(soft_wrap=True, highlight=False, quiet=not is_first_process())
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -145,7 +148,7 @@ class Report(Callback):
             TimeRemainingColumn(),
             console=self.console,
             transient=True,
-            disable=not self.console.is_terminal,
+            disable=not self.console.is_terminal or self.console.quiet,
             speed_estimate_period=600,
         )
         self._began = self._spoke = 0.0

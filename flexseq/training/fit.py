@@ -14,11 +14,33 @@ from torch import Tensor, nn
 from flexseq.data.dataset import Dataset, Split
 from flexseq.data.loader import EpochLoader
 from flexseq.errors import InputError
+from flexseq.models.norms import synchronise_batch_norm
 from flexseq.training.objective import objective
 from flexseq.training.recipe import Recipe
 
 CHECKPOINT = "last.ckpt"
 LOG = "history.csv"
+
+
+@dataclass(frozen=True)
+class Devices:
+    """How many devices train together.
+
+    Args:
+        devices: on each machine, a process each.
+        num_nodes: machines; each runs the same command, with Lightning's variables or under torchrun.
+    """
+
+    devices: int = 1
+    num_nodes: int = 1
+
+    @property
+    def processes(self) -> int:
+        """In all."""
+        return self.devices * self.num_nodes
+
+
+ONE = Devices()
 
 
 @dataclass
@@ -53,7 +75,15 @@ def pick_device(name: str) -> torch.device:
 
 
 def fit(
-    model: nn.Module, dataset: Dataset, recipe: Recipe, folder: Path, *, device: torch.device, resume: bool = False, label: str = ""
+    model: nn.Module,
+    dataset: Dataset,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    device: torch.device,
+    devices: Devices = ONE,
+    resume: bool = False,
+    label: str = "",
 ) -> Fitted:
     """Train `model` in place on a dataset's objective, with a checkpoint and a log in `folder` after every epoch.
 
@@ -63,6 +93,7 @@ def fit(
         recipe: how to train.
         folder: for `last.ckpt` and `history.csv`.
         device: where to train.
+        devices: on how many of them; batches are shared among them, and batch normalisation has the statistics of whole batches.
         resume: go on from `last.ckpt` where there is one; bit for bit what an uninterrupted run on a CPU gives.
         label: what the progress lines begin with.
 
@@ -80,14 +111,26 @@ def fit(
     model.train()  # one that was tested before comes in eval mode, and Lightning leaves it there
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     pin = device.type == "cuda"
-    train = EpochLoader(dataset.train, recipe.batch_size, seed=recipe.seed, workers=recipe.workers, pin_memory=pin)
-    validation = EpochLoader(dataset.validation, recipe.batch_size, workers=recipe.workers, pin_memory=pin)
+    if devices.processes > 1:
+        smallest = len(dataset.train) % recipe.batch_size or recipe.batch_size
+        if min(smallest, recipe.batch_size) < devices.processes:
+            raise InputError(
+                f"--batch-size expected batches of at least {devices.processes} samples, one for each process, got {smallest} of "
+                f"{len(dataset.train)} in the last one"
+            )
+        synchronise_batch_norm(model)
+    shared: dict[str, Any] = {"workers": recipe.workers, "pin_memory": pin, "shared": True}
+    train = EpochLoader(dataset.train, recipe.batch_size, seed=recipe.seed, **shared)
+    validation = EpochLoader(dataset.validation, recipe.batch_size, **shared)
     aim = objective(dataset.kind)
     module = Learner(model, aim, dataset.outputs, recipe, len(train), dataset.augment)
     history = History(folder / LOG, aim)
     trainer = Trainer(
         accelerator={"cuda": "gpu"}.get(device.type, device.type),
-        devices=1,
+        devices=devices.devices,
+        num_nodes=devices.num_nodes,
+        strategy="ddp" if devices.processes > 1 else "auto",
+        use_distributed_sampler=False,
         max_epochs=recipe.epochs,
         precision=cast(Any, recipe.precision),
         gradient_clip_val=recipe.gradient_clip or None,

@@ -5,11 +5,13 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from flexseq.antialias import alias_penalty
+from flexseq.data.dataset import IGNORED
 from flexseq.training.objective import Objective
 from flexseq.training.parameters import kernel_penalty, param_groups
 from flexseq.training.recipe import Recipe
@@ -44,6 +46,8 @@ class Learner(LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         inputs, targets = batch
         loss = self._step((inputs if self.augment is None else self.augment(inputs), targets), "fit")
+        if self.trainer.world_size > 1:
+            loss = loss * self._share(targets).to(loss.dtype)
         if self.recipe.kernel_penalty:
             loss = loss + self.recipe.kernel_penalty * kernel_penalty(self.model)
         if self.recipe.alias_penalty != "none":
@@ -51,7 +55,15 @@ class Learner(LightningModule):
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
-        self._step(batch, "val")
+        if len(batch[1]):  # of several processes one may have no share of the last batch
+            self._step(batch, "val")
+
+    def _share(self, targets: Tensor) -> Tensor:
+        """What this process's mean counts in the mean over processes, so that it is the mean over the whole batch."""
+        count = (targets != IGNORED).sum().double()
+        total = count.clone()
+        dist.all_reduce(total)
+        return count * self.trainer.world_size / total
 
     def _step(self, batch: tuple[Tensor, Tensor], stage: str) -> Tensor:
         inputs, targets = batch

@@ -1,0 +1,33 @@
+"""Which of several processes this is."""
+
+import os
+
+import torch
+import torch.distributed as dist
+
+from flexseq.errors import InputError
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that writes files and prints; before torch.distributed runs, too."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank() == 0
+    if "RANK" in os.environ:  # torchrun
+        return int(os.environ["RANK"]) == 0
+    return int(os.environ.get("LOCAL_RANK", 0)) == 0 and int(os.environ.get("NODE_RANK", 0)) == 0
+
+
+def share() -> tuple[int, int]:
+    """This process's rank, and how many there are."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def check_devices(kind: str, devices: int, num_nodes: int) -> None:
+    """Raise InputError unless there are so many devices of a kind ("cpu", "cuda", "mps") on this machine."""
+    if devices < 1 or num_nodes < 1:
+        raise InputError(f"--devices and --num-nodes expected at least 1, got {devices} and {num_nodes}")
+    there = {"cuda": torch.cuda.device_count(), "mps": 1}.get(kind, os.cpu_count() or 1)
+    if devices > there:
+        raise InputError(f"--devices expected at most {there}, which is what this machine has of {kind}, got {devices}")

@@ -1,0 +1,140 @@
+"""Two processes that train together give what one gives with the whole batch."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+import torch.nn.functional as F
+from test_bench import _own_place, bench  # noqa: F401
+
+import flexseq as fs
+from flexseq.data.digits import load_digits
+from flexseq.data.loader import EpochLoader
+from flexseq.models.norms import synchronise_batch_norm
+
+STEPS = 3
+
+
+def problem(kind):
+    torch.manual_seed(0)
+    if kind == "series":
+        model = fs.FlexTCN(2, 3, depth=2, width=6, kernel_size=30, mask_sigma=0.3, dropout=0.0)
+        x = torch.randn(STEPS, 8, 2, 30)
+    else:
+        model = fs.FlexNet(2, 3, depth=1, width=4, image_size=8, mask_sigma=0.3, dropout=0.0)
+        x = torch.randn(STEPS, 8, 2, 8, 8)
+    lengths = torch.randint(5, 31, (STEPS, 8))
+    return model.double(), x.double(), torch.randint(0, 3, (STEPS, 8)), lengths
+
+
+def train(model, x, targets, lengths, kind):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        logits = model(x[step], lengths[step]) if kind == "series" else model(x[step])
+        F.cross_entropy(logits, targets[step]).backward()
+        optimizer.step()
+
+
+def work(rank, kind, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    model, x, targets, lengths = problem(kind)
+    model = synchronise_batch_norm(model)
+    half = slice(rank, None, 2)
+    train(torch.nn.parallel.DistributedDataParallel(model), x[:, half], targets[:, half], lengths[:, half], kind)
+    torch.save(model.state_dict(), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("kind", ["series", "images"])
+def test_two_processes_train_as_one(kind, tmp_path):
+    """Batch normalisation of each half by itself would differ in the first digit; so would halves of unequal numbers of valid steps."""
+    mp.spawn(work, (kind, str(tmp_path)), nprocs=2)
+    model, x, targets, lengths = problem(kind)
+    train(model, x, targets, lengths, kind)
+    for rank in (0, 1):
+        state = torch.load(tmp_path / f"{rank}.pt")
+        for name, value in model.state_dict().items():
+            torch.testing.assert_close(state[name], value, atol=1e-8, rtol=0, msg=f"{name} of process {rank}")
+
+
+def test_shares_of_a_batch_are_disjoint_and_all_of_it(monkeypatch):
+    split = load_digits(limit=101).train
+    shares = []
+    for rank in (0, 1):
+        monkeypatch.setattr("flexseq.data.loader.share", lambda rank=rank: (rank, 2))
+        shares.append(EpochLoader(split, 16, seed=1, shared=True).sampler.batches())
+    whole = EpochLoader(split, 16, seed=1).sampler.batches()
+    assert len(shares[0]) == len(shares[1]) == len(whole)
+    for one, other, batch in zip(*shares, whole, strict=True):
+        assert sorted(one + other) == sorted(batch)
+        assert len(one) - len(other) in (0, 1)
+
+
+@pytest.mark.parametrize("task", ["digits", "digits_transfer"])
+def test_the_bench_trains_with_two_processes(task, tmp_path):
+    """Float64, no dropout: the first epoch's mean loss is that of one process, to what Adam makes of rounding."""
+    options = [
+        "--epochs",
+        "2",
+        "--limit",
+        "200",
+        "--depth",
+        "1",
+        "--width",
+        "4",
+        "--dropout",
+        "0",
+        "--precision",
+        "64",
+        "--batch-size",
+        "30",
+    ]
+    options += ["--fine-tune-epochs", "1"] if task == "digits_transfer" else []
+    rows = {}
+    for devices in (1, 2):
+        folder = tmp_path / str(devices)
+        command = [
+            sys.executable,
+            "-m",
+            "flexseq.bench",
+            task,
+            *options,
+            "--devices",
+            str(devices),
+            "--strategy",
+            "ddp",
+            "--out",
+            str(folder),
+        ]
+        ran = subprocess.run([*command, "--device", "cpu"], capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stderr
+        assert ran.stdout.splitlines()[-1] == f"{folder}/result.json"
+        assert ran.stdout.count("epoch 2/2") == 1  # one process speaks
+        result = json.loads((folder / "result.json").read_text())
+        assert result["processes"] == devices
+        history = next(folder.rglob("history.csv")).read_text().splitlines()
+        rows[devices] = [float(value) for value in history[1].split(",")]
+    for one, two in zip(rows[1][1:5], rows[2][1:5], strict=True):  # losses and accuracies of the first epoch
+        assert two == pytest.approx(one, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--devices", "100000"], "--devices expected at most"),
+        (["--devices", "0"], "expected at least 1, got 0"),
+        (["--devices", "2", "--batch-size", "1"], "--batch-size expected batches of at least 2 samples"),
+        (["--strategy", "fsdp"], "unknown strategy"),
+    ],
+)
+def test_bad_options_are_named(bench, arguments, message, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    code, _, err = bench("digits", "--epochs", "1", "--limit", "200", "--device", "cpu", *arguments)
+    assert code == 2
+    assert message in err
