@@ -21,22 +21,32 @@ class Split:
         targets: of all `inputs`: (samples,), classes as integers or numbers in floating point; (samples, length), a class at each step.
         indices: which samples the split has.
         transform: what is done to a batch of inputs, (batch, channels, *grid) in float32.
+        lengths: of each series of `inputs` without its padding, (samples,); None where all are whole.
     """
 
     inputs: np.ndarray
     targets: np.ndarray
     indices: np.ndarray
     transform: Callable[[Tensor], Tensor]
+    lengths: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def batch(self, positions: Sequence[int] | np.ndarray) -> tuple[Tensor, Tensor]:
-        """The samples at these positions within the split: inputs (batch, channels, *grid), targets (batch,) or (batch, length)."""
+    def batch(self, positions: Sequence[int] | np.ndarray) -> tuple[Any, Tensor]:
+        """The samples at these positions within the split.
+
+        Returns:
+            Inputs, (batch, channels, *grid), with their lengths as a tuple where there are any; targets, (batch,) or (batch, length).
+        """
         chosen = self.indices[np.asarray(positions)]
         inputs = torch.from_numpy(as_float(self.inputs[chosen]))
         dtype = np.float32 if np.issubdtype(self.targets.dtype, np.floating) else np.int64
-        return self.transform(inputs), torch.from_numpy(self.targets[chosen].astype(dtype))
+        inputs = self.transform(inputs)
+        targets = torch.from_numpy(self.targets[chosen].astype(dtype))
+        if self.lengths is None:
+            return inputs, targets
+        return (inputs, torch.from_numpy(self.lengths[chosen].astype(np.int64))), targets
 
     def __getstate__(self) -> dict[str, Any]:
         # A worker that is started afresh maps the file again; pickled as it is, the whole array would travel.

@@ -59,7 +59,7 @@ def drop_steps(dataset: Dataset, percent: int, seed: int = 0) -> Dataset:
         raise InputError(f"--drop is for series, and {dataset.name} has images")
 
     def dropped(split: Split) -> Split:
-        return DroppedSplit(split.inputs, split.targets, split.indices, split.transform, percent / 100, seed)
+        return DroppedSplit(split.inputs, split.targets, split.indices, split.transform, share=percent / 100, seed=seed)
 
     channels, length = dataset.shape
     return dataclasses.replace(

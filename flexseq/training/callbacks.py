@@ -46,11 +46,11 @@ class History(Callback):
     Both are part of the checkpoint, so that a resumed run goes on with what it had.
 
     Args:
-        path: of the CSV file.
+        path: of the CSV file; None for none.
         objective: by whose measure epochs are compared.
     """
 
-    def __init__(self, path: Path, objective: Objective):
+    def __init__(self, path: Path | None, objective: Objective):
         self.path = path
         self.objective = objective
         self.rows: list[dict[str, float]] = []
@@ -95,7 +95,7 @@ class History(Callback):
         return self.objective.better(row[measure], best[measure])
 
     def _write(self) -> None:
-        if not is_first_process():
+        if self.path is None or not is_first_process():
             return
         text = io.StringIO()
         writer = csv.DictWriter(text, list(self.rows[0]), lineterminator="\n")
@@ -121,6 +121,23 @@ class EveryEpoch(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         trainer.save_checkpoint(self.path)
+
+
+class StopEarly(Callback):
+    """Stop once the validation split's measure has not improved for some epochs.
+
+    Args:
+        history: which epoch was the best; it comes before this callback.
+        patience: epochs.
+    """
+
+    def __init__(self, history: History, patience: int):
+        self.history = history
+        self.patience = patience
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        if len(self.history.rows) - self.history.best_epoch >= self.patience:
+            trainer.should_stop = True
 
 
 class Report(Callback):
@@ -182,7 +199,8 @@ class Report(Callback):
         train, validation = (objective.shown(row[f"{split}_{objective.measure}"]) for split in ("train", "validation"))
         self.console.print(
             f"{self.label}: epoch {row['epoch']}/{self.epochs}  loss {row['train_loss']:.4f}  train {train}  "
-            f"validation {validation}  {row['seconds']:.1f} s, about {self._left(trainer, pl_module)} left"
+            + ("" if math.isnan(row["validation_loss"]) else f"validation {validation}  ")
+            + f"{row['seconds']:.1f} s, about {self._left(trainer, pl_module)} left"
         )
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:

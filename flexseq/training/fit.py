@@ -4,6 +4,7 @@ import logging
 import pickle
 import signal
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +16,7 @@ from flexseq.data.dataset import Dataset, Split
 from flexseq.data.loader import EpochLoader
 from flexseq.errors import InputError
 from flexseq.models.norms import synchronise_batch_norm
-from flexseq.training.objective import objective
+from flexseq.training.objective import Objective, objective
 from flexseq.training.recipe import Recipe
 
 CHECKPOINT = "last.ckpt"
@@ -78,24 +79,28 @@ def fit(
     model: nn.Module,
     dataset: Dataset,
     recipe: Recipe,
-    folder: Path,
+    folder: Path | None,
     *,
     device: torch.device,
     devices: Devices = ONE,
     resume: bool = False,
-    label: str = "",
+    label: str | None = "",
+    aim: Objective | None = None,
+    patience: int | None = None,
 ) -> Fitted:
     """Train `model` in place on a dataset's objective, with a checkpoint and a log in `folder` after every epoch.
 
     Args:
         model: (batch, channels, *grid) -> (batch, outputs), or (batch, outputs, length) for a dataset of labels at each step.
-        dataset: its training and validation splits are used.
+        dataset: its training and validation splits are used; the latter may be empty.
         recipe: how to train.
-        folder: for `last.ckpt` and `history.csv`.
+        folder: for `last.ckpt` and `history.csv`; None to write nothing.
         device: where to train.
         devices: on how many of them; batches are shared among them, and batch normalisation has the statistics of whole batches.
         resume: go on from `last.ckpt` where there is one; bit for bit what an uninterrupted run on a CPU gives.
-        label: what the progress lines begin with.
+        label: what the progress lines begin with; None for no such lines.
+        aim: the objective, where it is not the usual one of the dataset's kind.
+        patience: stop after so many epochs without a better measure on the validation split; None for never.
 
     Returns:
         What was measured; the model holds the final weights.
@@ -105,7 +110,7 @@ def fit(
     """
     from pytorch_lightning import Trainer
 
-    from flexseq.training.callbacks import EpochSeeds, EveryEpoch, History, Report, WholeCheckpoints
+    from flexseq.training.callbacks import EpochSeeds, EveryEpoch, History, Report, StopEarly, WholeCheckpoints
     from flexseq.training.module import Learner
 
     model.train()  # one that was tested before comes in eval mode, and Lightning leaves it there
@@ -122,9 +127,13 @@ def fit(
     shared: dict[str, Any] = {"workers": recipe.workers, "pin_memory": pin, "shared": True}
     train = EpochLoader(dataset.train, recipe.batch_size, seed=recipe.seed, **shared)
     validation = EpochLoader(dataset.validation, recipe.batch_size, **shared)
-    aim = objective(dataset.kind)
+    aim = objective(dataset.kind) if aim is None else aim
     module = Learner(model, aim, dataset.outputs, recipe, len(train), dataset.augment)
-    history = History(folder / LOG, aim)
+    history = History(None if folder is None else folder / LOG, aim)
+    callbacks: list[Any] = [EpochSeeds(recipe.seed), history]
+    callbacks += [] if patience is None else [StopEarly(history, patience)]
+    callbacks += [] if folder is None else [EveryEpoch(folder / CHECKPOINT)]
+    callbacks += [] if label is None else [Report(history, recipe.epochs, label)]
     trainer = Trainer(
         accelerator={"cuda": "gpu"}.get(device.type, device.type),
         devices=devices.devices,
@@ -140,11 +149,13 @@ def fit(
         enable_model_summary=False,
         num_sanity_val_steps=0,
         default_root_dir=folder,
-        callbacks=[EpochSeeds(recipe.seed), history, EveryEpoch(folder / CHECKPOINT), Report(history, recipe.epochs, label)],
+        callbacks=callbacks,
         plugins=[WholeCheckpoints()],
     )
-    checkpoint = folder / CHECKPOINT
-    if resume and checkpoint.is_file():
+    checkpoint = None if folder is None or not resume else folder / CHECKPOINT
+    if checkpoint is not None and not checkpoint.is_file():
+        checkpoint = None
+    if checkpoint is not None:
         try:
             torch.load(checkpoint, map_location="cpu", weights_only=True)
         except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
@@ -152,7 +163,7 @@ def fit(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning")
         try:
-            trainer.fit(module, train, validation, ckpt_path=checkpoint if resume and checkpoint.is_file() else None, weights_only=True)
+            trainer.fit(module, train, validation if len(dataset.validation) else None, ckpt_path=checkpoint, weights_only=True)
         except SystemExit as error:  # what Lightning makes of Ctrl-C, which it also switches off
             signal.signal(signal.SIGINT, signal.default_int_handler)
             raise KeyboardInterrupt from error
@@ -175,11 +186,21 @@ def predict(
     Returns:
         Predicted and true classes or numbers, (samples,) or (samples, length) each, on the CPU.
     """
-    aim = objective(kind)
-    model = model.to(device).eval()
-    dtype = next(model.parameters()).dtype
+    predict_outputs = objective(kind).predict
     predicted, true = [], []
-    for inputs, targets in EpochLoader(split, batch_size):
-        predicted.append(aim.predict(model(inputs.to(device, dtype))).cpu())
+    for outputs, targets in outputs_of(model, split, device=device, batch_size=batch_size):
+        predicted.append(predict_outputs(outputs).cpu())
         true.append(targets)
     return torch.cat(predicted), torch.cat(true)
+
+
+@torch.no_grad()
+def outputs_of(model: nn.Module, split: Split, *, device: torch.device, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The outputs of a model, in eval mode, and the targets, batch by batch; see `predict`."""
+    from flexseq.training.module import apply
+
+    model = model.to(device).eval()
+    dtype = next(model.parameters()).dtype
+    for inputs, targets in EpochLoader(split, batch_size):
+        on_device = inputs.to(device) if isinstance(inputs, Tensor) else tuple(part.to(device) for part in inputs)
+        yield apply(model, on_device, dtype), targets

@@ -1,5 +1,6 @@
 """The Lightning module: one network, its loss, its optimiser."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -18,6 +19,14 @@ from flexseq.training.recipe import Recipe
 from flexseq.training.schedule import warmup_cosine
 
 Augment = Callable[[Tensor], Tensor] | None
+
+
+def apply(model: nn.Module, inputs: Any, dtype: torch.dtype) -> Tensor:
+    """A model's outputs for a batch's inputs, with or without lengths, in a dtype."""
+    if isinstance(inputs, Tensor):
+        return model(inputs.to(dtype))
+    values, lengths = inputs
+    return model(values.to(dtype), lengths)
 
 
 class Learner(LightningModule):
@@ -43,7 +52,7 @@ class Learner(LightningModule):
         self.losses: Any = nn.ModuleDict({stage: MeanMetric(nan_strategy="disable") for stage in ("fit", "val")})
         self.measures: Any = nn.ModuleDict({stage: objective.metric(outputs) for stage in ("fit", "val")})
 
-    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+    def training_step(self, batch: tuple[Any, Tensor], index: int) -> Tensor:
         inputs, targets = batch
         loss = self._step((inputs if self.augment is None else self.augment(inputs), targets), "fit")
         if self.trainer.world_size > 1:
@@ -54,7 +63,7 @@ class Learner(LightningModule):
             loss = loss + self.recipe.alias_weight * alias_penalty(self.model, include_mask=self.recipe.alias_penalty == "flexconv")
         return loss
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+    def validation_step(self, batch: tuple[Any, Tensor], index: int) -> None:
         if len(batch[1]):  # of several processes one may have no share of the last batch
             self._step(batch, "val")
 
@@ -65,19 +74,20 @@ class Learner(LightningModule):
         dist.all_reduce(total)
         return count * self.trainer.world_size / total
 
-    def _step(self, batch: tuple[Tensor, Tensor], stage: str) -> Tensor:
+    def _step(self, batch: tuple[Any, Tensor], stage: str) -> Tensor:
         inputs, targets = batch
         if self.trainer.precision == "64-true":
-            inputs = inputs.double()
             targets = targets.double() if targets.is_floating_point() else targets
-        outputs = self.model(inputs)
+        outputs = apply(self.model, inputs, next(self.model.parameters()).dtype)
         loss = self.objective.loss(outputs, targets)
         self.losses[stage].update(loss.detach(), len(targets))
         self.measures[stage].update(self.objective.predict(outputs.detach()), targets)
         return loss
 
     def collect(self, stage: str) -> tuple[float, float]:
-        """Mean loss, and the objective's measure, since the last call; stage is "fit" or "val"."""
+        """Mean loss, and the objective's measure, since the last call; stage is "fit" or "val". NaN where nothing was validated."""
+        if not self.losses[stage].update_called:
+            return math.nan, math.nan
         loss, measure = self.losses[stage], self.measures[stage]
         values = float(loss.compute()), float(measure.compute())
         loss.reset()
