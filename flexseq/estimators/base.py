@@ -1,0 +1,307 @@
+"""What the estimators share: settings, training, saving."""
+
+import io
+import json
+import math
+import os
+import pickle
+import tempfile
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flexseq.arguments import from_json, to_json
+from flexseq.data.dataset import Dataset, Split
+from flexseq.errors import InputError
+from flexseq.estimators.panel import Panel, Scaling, read_panel
+from flexseq.files import replacing
+from flexseq.models import FlexTCN
+from flexseq.saving import load as load_model
+from flexseq.saving import save as save_model
+from flexseq.training.fit import fit, outputs_of, pick_device
+from flexseq.training.objective import Objective
+from flexseq.training.recipe import Recipe
+
+FORMAT = 1
+STEPS, MOST_EPOCHS, FEWEST_EPOCHS = 1500, 200, 20
+"""Optimiser steps that the default number of epochs aims at, and its bounds."""
+
+
+class FlexTCNEstimator:
+    """FlexTCN behind sktime's interface; a mixin for its classifiers and regressors, which keep settings as attributes.
+
+    What outlives sktime's `reset` at the start of every fit, for warm starts, has two underscores in its name.
+    """
+
+    depth: int
+    width: int
+    kernel: Any
+    kernel_size: int | None
+    mask_sigma: float | None
+    dropout: float
+    head: str
+    epochs: int | None
+    batch_size: int | None
+    lr: float
+    early_stopping: bool
+    validation_fraction: float
+    patience: int
+    warm_start: bool
+    random_state: Any
+    device: str
+    verbose: bool
+
+    def _train(self, frames: list[Any], targets: np.ndarray, aim: Objective, outputs: int, kind: str) -> None:
+        """Fit the network to a panel and its targets, indices of classes or scaled numbers."""
+        self._check_settings()
+        panel = read_panel(frames)
+        device = pick_device(self.device)
+        scaling = Scaling.of(panel)
+        before = self.__dict__.get("_kept__for_warm_start") if self.warm_start else None
+        signature = (panel.values.shape[1], outputs, self._signature_of_targets())
+        if before is not None and before["signature"] == signature:
+            scaling = before["scaling"]
+        else:
+            before = None
+        split = self._split(panel, scaling.inputs(panel), targets)
+        training, validating = self._hold_out(targets, kind)
+        recipe = self._recipe(len(training))
+        dataset = Dataset(
+            type(self).__name__,
+            "fit",
+            _part(split, training),
+            _part(split, validating),
+            _part(split, validating),
+            [str(i) for i in range(outputs)],
+            (scaling.channels, panel.values.shape[2]),
+            kind=kind,
+        )
+        with torch.random.fork_rng(devices=[]):  # the user's own random numbers are left alone
+            torch.manual_seed(recipe.seed)
+            network = self._network(scaling.channels, outputs, int(panel.lengths.max())) if before is None else before["network"]
+            fitted = fit(
+                network,
+                dataset,
+                recipe,
+                None,
+                device=device,
+                label=type(self).__name__ if self.verbose else None,
+                aim=aim,
+                patience=self.patience if self.early_stopping and len(validating) else None,
+            )
+        if self.early_stopping and len(validating):
+            network.load_state_dict(fitted.best_weights)
+        self.network_ = network.cpu().eval()
+        self.scaling_ = scaling
+        self.history_ = fitted.rows
+        self.best_epoch_ = fitted.best_epoch if len(validating) else len(fitted.rows)
+        if self.warm_start:
+            self.__dict__["_kept__for_warm_start"] = {"network": self.network_, "scaling": scaling, "signature": signature}
+
+    def _signature_of_targets(self) -> tuple[Any, ...]:
+        """What has to be the same for a warm start."""
+        return ()
+
+    def _outputs(self, frames: list[Any]) -> Tensor:
+        """What the network gives for a panel: (series, outputs), on the CPU."""
+        panel = read_panel(frames)
+        split = self._split(panel, self.scaling_.inputs(panel), np.zeros(len(panel.values), np.int64))
+        device = pick_device(self.device)
+        try:
+            batches = [outputs.cpu() for outputs, _ in outputs_of(self.network_, split, device=device, batch_size=self._batch_size(256))]
+        finally:
+            self.network_.cpu()
+        return torch.cat(batches).double()
+
+    def _network(self, channels: int, outputs: int, length: int) -> FlexTCN:
+        sigma = self.mask_sigma
+        if sigma is None:  # twenty steps of short series; the papers' 0.075 of long ones
+            sigma = min(0.5, max(0.075, 20 / length))
+        size = self.kernel_size if self.kernel_size is not None else length
+        options: dict[str, Any] = {"kernel": self.kernel, "kernel_size": size, "mask_sigma": sigma, "dropout": self.dropout}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*starts with a single one.*")  # series of a few steps have no more
+            return FlexTCN(channels, outputs, self.depth, self.width, head=self.head, **options)
+
+    def _recipe(self, samples: int) -> Recipe:
+        batch_size = self._batch_size(samples)
+        epochs = self.epochs
+        if epochs is None:
+            epochs = min(MOST_EPOCHS, max(FEWEST_EPOCHS, round(STEPS / math.ceil(samples / batch_size))))
+        return Recipe(epochs=epochs, batch_size=batch_size, lr=self.lr, gradient_clip=1.0, seed=self._seed())
+
+    def _batch_size(self, samples: int) -> int:
+        return self.batch_size if self.batch_size is not None else min(64, max(16, samples // 10))
+
+    def _seed(self) -> int:
+        from sklearn.utils import check_random_state
+
+        try:
+            return int(check_random_state(self.random_state).randint(2**31))
+        except ValueError as error:
+            raise InputError(f"random_state expected an integer, a RandomState or None, got {self.random_state!r}") from error
+
+    def _hold_out(self, targets: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
+        """Positions that train, and that decide when to stop.
+
+        Where a class has a single member, or the share is less than one of each class, it is drawn without regard to classes; where there
+        are fewer than five series, none are held out and training does not stop early. Both are warned of.
+        """
+        from sklearn.model_selection import train_test_split
+
+        everything = np.arange(len(targets))
+        if not self.early_stopping:
+            return everything, everything[:0]
+        if len(targets) < 5:
+            warnings.warn(f"{len(targets)} series are too few to hold any out: training does not stop early", stacklevel=5)
+            return everything, everything[:0]
+        options: dict[str, Any] = {"test_size": self.validation_fraction, "random_state": self._seed()}
+        if kind == "classification":
+            try:
+                training, validating = train_test_split(everything, stratify=targets, **options)
+                return np.sort(training), np.sort(validating)
+            except ValueError:
+                warnings.warn(
+                    "a class is too small to be in both splits: the validation split is drawn without regard to classes", stacklevel=5
+                )
+        training, validating = train_test_split(everything, **options)
+        return np.sort(training), np.sort(validating)
+
+    def _check_settings(self) -> None:
+        for name, least in (("epochs", 1), ("batch_size", 1), ("patience", 1), ("kernel_size", 1)):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, (int, np.integer)) or value < least):
+                raise InputError(f"{name} expected an integer of at least {least}, got {value!r}")
+        if not 0 < self.validation_fraction < 1:
+            raise InputError(f"validation_fraction expected a share between 0 and 1, got {self.validation_fraction!r}")
+        if self.head not in ("last", "mean"):
+            raise InputError(f"head expected last or mean, got {self.head!r}")
+
+    @staticmethod
+    def _split(panel: Panel, inputs: np.ndarray, targets: np.ndarray) -> Split:
+        whole = bool((panel.lengths == inputs.shape[2]).all())
+        return Split(inputs, targets, np.arange(len(inputs)), _as_it_is, None if whole else panel.lengths)
+
+    # Saving: sktime's zip, but the object is safetensors and JSON.
+
+    def save(self, path: str | os.PathLike | None = None, serialization_format: str = "flexseq") -> Any:
+        """Write the estimator to a zip file, as sktime does, with the network as safetensors and all else as JSON.
+
+        Args:
+            path: where to; ".zip" is added where it is missing, and an existing file is replaced, whole or not at all. None for a pair of
+                class and bytes in memory.
+            serialization_format: accepted as sktime's estimators do; there is one format.
+
+        Returns:
+            The open zip file, or the pair.
+
+        Raises:
+            InputError: a setting that JSON cannot hold (a lambda as `kernel`, a RandomState); several targets at once.
+        """
+        data = self._as_bytes()
+        if path is None:
+            return type(self), data
+        path = Path(path)
+        path = path if path.suffix == ".zip" else path.with_name(f"{path.name}.zip")
+        with replacing(path) as part:
+            part.write_bytes(data)
+        return zipfile.ZipFile(path)
+
+    def _as_bytes(self) -> bytes:
+        estimator: Any = self  # sktime's part of it
+        if getattr(self, "_is_vectorized", False):
+            raise InputError(f"{type(self).__name__} cannot save an estimator of several targets; fit and save one for each")
+        fitted = bool(getattr(self, "_is_fitted", False))
+        about: dict[str, Any] = {"format": FORMAT, "class": type(self).__name__, "settings": to_json(estimator.get_params(deep=False))}
+        about["fitted"] = self._fitted_as_json() if fitted else None
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
+            file.writestr("_metadata", pickle.dumps(type(self)))  # what sktime.base.load looks for; `load` here does not read it
+            file.writestr("flexseq.json", json.dumps(about, indent=1))
+            if fitted and hasattr(self, "network_"):
+                with tempfile.TemporaryDirectory() as folder:
+                    save_model(self.network_, Path(folder) / "model.safetensors")
+                    file.write(Path(folder) / "model.safetensors", "model.safetensors")
+        return buffer.getvalue()
+
+    def _fitted_as_json(self) -> dict[str, Any]:
+        estimator: Any = self
+        shared = {name: _plain(getattr(estimator, name)) for name in ("fit_time_", "_y_metadata", "_X_metadata", "_y_inner_mtype")}
+        if hasattr(self, "network_"):
+            scaling = {"mean": self.scaling_.mean, "scale": self.scaling_.scale, "shows_missing": self.scaling_.shows_missing}
+            shared |= {"scaling_": scaling, "best_epoch_": self.best_epoch_, "history_": self.history_}
+        return shared
+
+    def _fitted_from_json(self, fitted: dict[str, Any]) -> None:
+        scaling = fitted.pop("scaling_", None)
+        if scaling is not None:
+            self.scaling_ = Scaling(**scaling)
+        for name, value in fitted.items():
+            setattr(self, name, value)
+        self._is_vectorized = False
+        self._is_fitted = True
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Any:
+        """Read what `save` wrote; nothing in the file is run or unpickled.
+
+        Raises:
+            FileNotFoundError: no such file.
+            InputError: a file that `save` of this class did not write.
+        """
+        path = Path(path)
+        path = path if path.suffix == ".zip" else path.with_name(f"{path.name}.zip")
+        return cls._from_bytes(path.read_bytes(), str(path))
+
+    @classmethod
+    def load_from_path(cls, serial: Any) -> Any:
+        """As sktime.base.load calls it: `serial` is a path."""
+        return cls.load(serial)
+
+    @classmethod
+    def load_from_serial(cls, serial: bytes) -> Any:
+        """As sktime.base.load calls it: `serial` is the bytes that `save()` gave."""
+        return cls._from_bytes(serial, "the bytes")
+
+    @classmethod
+    def _from_bytes(cls, data: bytes, where: str) -> Any:
+        try:
+            with zipfile.ZipFile(io.BytesIO(data)) as file:
+                about = json.loads(file.read("flexseq.json"))
+                model = file.read("model.safetensors") if "model.safetensors" in file.namelist() else None
+        except (zipfile.BadZipFile, KeyError, ValueError) as error:
+            raise InputError(f"{where}: not an estimator that flexseq saved: {error}") from error
+        if about.get("class") != cls.__name__ or about.get("format") != FORMAT:
+            raise InputError(f"{where} holds a {about.get('class')} of format {about.get('format')}, not a {cls.__name__} of {FORMAT}")
+        estimator: Any = cls(**from_json(about["settings"]))
+        if model is not None:
+            with tempfile.TemporaryDirectory() as folder:
+                (Path(folder) / "model.safetensors").write_bytes(model)
+                estimator.network_ = load_model(Path(folder) / "model.safetensors")
+        if about["fitted"] is not None:
+            estimator._fitted_from_json(about["fitted"])
+        return estimator
+
+
+def _as_it_is(x: Tensor) -> Tensor:
+    return x
+
+
+def _part(split: Split, positions: np.ndarray) -> Split:
+    return Split(split.inputs, split.targets, positions, split.transform, split.lengths)
+
+
+def _plain(value: Any) -> Any:
+    """Metadata as JSON holds it; what it cannot is left out."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    return value if isinstance(value, (str, int, float, bool, type(None))) else None

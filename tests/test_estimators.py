@@ -1,0 +1,276 @@
+"""FlexTCN behind sktime's interface."""
+
+import copy
+import pickle
+import zipfile
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sktime.base import load as sktime_load
+from sktime.datasets import load_basic_motions, load_japanese_vowels
+from sktime.utils.estimator_checks import check_estimator
+
+import flexseq as fs
+from flexseq.estimators import FlexTCNClassifier, FlexTCNRegressor
+from flexseq.estimators.panel import Scaling, read_panel
+
+SMALL = {"depth": 1, "width": 8, "epochs": 2, "batch_size": 8, "random_state": 0}
+
+
+def waves(n=24, channels=1, length=30, seed=0):
+    """Slow and fast waves of random phase, and noise."""
+    rng = np.random.default_rng(seed)
+    t = np.linspace(0, 6, length)
+    y = np.arange(n) % 2
+    X = np.sin(np.where(y, 3, 1)[:, None, None] * t + rng.uniform(0, 6, (n, channels, 1))) + 0.1 * rng.normal(size=(n, channels, length))
+    return X, np.array(["slow", "fast"])[y]
+
+
+def unequal(X, seed=0):
+    """The same as a nested DataFrame, each series cut at a length of its own."""
+    rng = np.random.default_rng(seed)
+    return pd.DataFrame(
+        {f"c{j}": [pd.Series(series[j, :n]) for series, n in zip(X, rng.integers(12, X.shape[2] + 1, len(X)), strict=True)] for j in (0,)}
+    )
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("estimator", [FlexTCNClassifier, FlexTCNRegressor])
+def test_sktimes_own_checks(estimator):
+    results = check_estimator(estimator, raise_exceptions=True, verbose=False)
+    assert len(results) > 100
+    assert set(results.values()) == {"PASSED"}
+
+
+def test_learns_to_tell_waves_apart():
+    X, y = waves(40)
+    classifier = FlexTCNClassifier(depth=2, width=12, epochs=25, random_state=0).fit(X, y)
+    Z, z = waves(40, seed=1)
+    assert classifier.score(Z, z) > 0.95
+    proba = classifier.predict_proba(Z)
+    np.testing.assert_allclose(proba.sum(1), 1)
+    assert (classifier.classes_[proba.argmax(1)] == classifier.predict(Z)).all()
+
+
+@pytest.mark.filterwarnings("ignore:.*unequal.*")
+def test_unequal_lengths_are_as_if_alone():
+    X, y = waves()
+    frame = unequal(X)
+    classifier = FlexTCNClassifier(**SMALL).fit(frame, y)
+    together = classifier.predict_proba(frame)
+    alone = np.concatenate([classifier.predict_proba(frame.iloc[[i]]) for i in range(len(frame))])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_missing_values_get_a_channel_and_constant_channels_do_no_harm():
+    X, y = waves(channels=3)
+    X[:, 1] = 7.5
+    X[2, 0, 5:9] = np.nan
+    X[3, :, 4] = np.nan
+    classifier = FlexTCNClassifier(**SMALL).fit(X, y)
+    assert classifier.network_.in_channels == 4
+    inputs = classifier.scaling_.inputs(read_panel([pd.DataFrame(series.T) for series in X]))
+    assert (inputs[:, 1] == 0).all()
+    assert (inputs[2, 0, 5:9] == 0).all()
+    np.testing.assert_allclose(inputs[2, 3, 5:9], 2 / 3, rtol=1e-6)
+    assert (inputs[3, 3, 4], inputs[0, 3, 0]) == (0, 1)
+    assert np.isfinite(classifier.predict_proba(X)).all()
+    complete = FlexTCNClassifier(**SMALL).fit(X[4:], y[4:])
+    assert complete.network_.in_channels == 3
+    assert np.isfinite(complete.predict_proba(X)).all()  # missing for the first time
+
+
+def test_standardisation_skips_what_is_missing():
+    values = np.random.default_rng(0).normal(3, 2, (5, 2, 20))
+    values[1, 0, 3] = np.nan
+    scaling = Scaling.of(read_panel([pd.DataFrame(series.T) for series in values]))
+    np.testing.assert_allclose(scaling.mean, np.nanmean(values, (0, 2)))
+    np.testing.assert_allclose(scaling.scale, 1 / np.nanstd(values, (0, 2)), rtol=1e-4)
+
+
+def test_results_repeat_and_the_users_random_numbers_are_left_alone():
+    X, y = waves()
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    first = FlexTCNClassifier(**SMALL).fit(X, y).predict_proba(X)
+    assert torch.equal(torch.rand(1), expected)
+    np.testing.assert_array_equal(first, FlexTCNClassifier(**SMALL).fit(X, y).predict_proba(X))
+    assert not np.array_equal(first, FlexTCNClassifier(**{**SMALL, "random_state": 1}).fit(X, y).predict_proba(X))
+
+
+def test_class_weights_move_predictions():
+    X, y = waves(30)
+    rare = np.r_[np.flatnonzero(y == "slow"), np.flatnonzero(y == "fast")[:3]]
+    shares = {}
+    for weight in (None, "balanced", {"fast": 200.0}):
+        classifier = FlexTCNClassifier(**{**SMALL, "epochs": 4}, class_weight=weight).fit(X[rare], y[rare])
+        shares[str(weight)] = classifier.predict_proba(X)[:, 0].mean()  # of "fast"
+    assert shares["None"] < shares["balanced"] < shares["{'fast': 200.0}"]
+
+
+def test_regressor_scales_its_targets():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 1, 20))
+    y = 1e6 + 1e3 * X.mean((1, 2))
+    regressor = FlexTCNRegressor(depth=1, epochs=30, random_state=0).fit(X, y)
+    assert regressor.score(X, y) > 0.5
+    constant = FlexTCNRegressor(**SMALL).fit(X, np.full(60, 4.25))
+    np.testing.assert_allclose(constant.predict(X), 4.25, atol=1.0)
+
+
+def test_early_stopping_takes_the_best_epoch_and_says_where_it_cannot():
+    X, y = waves(40)
+    options = {**SMALL, "epochs": 40, "early_stopping": True, "patience": 2}
+    classifier = FlexTCNClassifier(**options).fit(X, y)
+    accuracies = [row["validation_accuracy"] for row in classifier.history_]
+    assert classifier.best_epoch_ == 1 + max(
+        range(len(accuracies)), key=lambda i: (accuracies[i], -classifier.history_[i]["validation_loss"])
+    )
+    assert len(accuracies) in (40, classifier.best_epoch_ + 2)
+    y[0] = "once"
+    with pytest.warns(UserWarning, match="without regard to classes"):
+        FlexTCNClassifier(**options).fit(X, y)
+    with pytest.warns(UserWarning, match="4 series are too few"):
+        few = FlexTCNClassifier(**options).fit(X[1:5], y[1:5])
+    assert len(few.history_) == 40
+
+
+def test_warm_start_goes_on():
+    X, y = waves()
+    classifier = FlexTCNClassifier(**SMALL, warm_start=True).fit(X, y)
+    first = {name: value.clone() for name, value in classifier.network_.state_dict().items()}
+    network = classifier.network_
+    classifier.fit(X, y)
+    assert classifier.network_ is network
+    assert classifier.network_.blocks[0].norm1.num_batches_tracked == 2 * first["blocks.0.norm1.num_batches_tracked"]
+    classifier.fit(X, np.where(y == "slow", "other", y))  # other classes: anew
+    assert classifier.network_ is not network
+    cold = FlexTCNClassifier(**SMALL).fit(X, y)
+    cold_network = cold.network_
+    assert cold.fit(X, y).network_ is not cold_network
+
+
+def test_one_class_is_predicted_with_sktimes_warning():
+    X, _ = waves()
+    with pytest.warns(UserWarning, match="single label|single class|only one"):
+        classifier = FlexTCNClassifier(**SMALL).fit(X, np.array(["only"] * len(X)))
+    assert (classifier.predict(X) == "only").all()
+
+
+@pytest.mark.parametrize("kind", [FlexTCNClassifier, FlexTCNRegressor])
+def test_saved_without_pickled_objects(kind, tmp_path, monkeypatch):
+    X, y = waves(channels=2)
+    y = y if kind is FlexTCNClassifier else np.arange(len(y)) / 7
+    estimator = kind(**SMALL, kernel="gabor").fit(X, y)
+    expected = estimator.predict(X)
+    estimator.save(tmp_path / "estimator")
+    with zipfile.ZipFile(tmp_path / "estimator.zip") as file:
+        assert set(file.namelist()) == {"_metadata", "flexseq.json", "model.safetensors"}
+    assert sktime_load(str(tmp_path / "estimator")).get_params() == estimator.get_params()  # reads the class from _metadata
+
+    def refused(*arguments, **options):
+        raise AssertionError("unpickled")
+
+    monkeypatch.setattr(pickle, "loads", refused)
+    monkeypatch.setattr(pickle, "load", refused)
+    for loaded in (kind.load(tmp_path / "estimator.zip"), kind.load(tmp_path / "estimator"), kind.load_from_serial(estimator.save()[1])):
+        assert (loaded.predict(X) == expected).all()
+        assert loaded.get_params() == estimator.get_params()
+        assert loaded.is_fitted
+    other = FlexTCNRegressor if kind is FlexTCNClassifier else FlexTCNClassifier
+    with pytest.raises(fs.InputError, match=f"not a {other.__name__}"):
+        other.load(tmp_path / "estimator.zip")
+    (tmp_path / "broken.zip").write_bytes(b"broken")
+    with pytest.raises(fs.InputError, match="not an estimator that flexseq saved"):
+        kind.load(tmp_path / "broken.zip")
+    assert not kind.load_from_serial(kind(**SMALL).save()[1]).is_fitted
+
+
+def test_classes_keep_their_type_through_files():
+    X, y = waves()
+    for labels in (np.where(y == "slow", 3, -2), y, y.astype(object), y == "slow", np.where(y == "slow", 0.5, 1.5)):
+        classifier = FlexTCNClassifier(**SMALL).fit(X, labels)
+        loaded = FlexTCNClassifier.load_from_serial(classifier.save()[1])
+        np.testing.assert_array_equal(loaded.predict(X), classifier.predict(X))
+        assert loaded.predict(X).dtype == classifier.predict(X).dtype
+
+
+def test_copies_and_pickles():
+    X, y = waves()
+    classifier = FlexTCNClassifier(**SMALL).fit(X, y)
+    for twin in (copy.deepcopy(classifier), pickle.loads(pickle.dumps(classifier))):
+        np.testing.assert_array_equal(twin.predict_proba(X), classifier.predict_proba(X))
+    assert not classifier.clone().is_fitted
+
+
+def test_progress_is_shown_on_request(capsys):
+    X, y = waves()
+    FlexTCNClassifier(**SMALL).fit(X, y)
+    assert capsys.readouterr().out == ""
+    FlexTCNClassifier(**SMALL, verbose=True).fit(X, y)
+    assert "epoch 2/2" in capsys.readouterr().out
+
+
+def test_longer_series_than_in_training():
+    X, y = waves()
+    classifier = FlexTCNClassifier(**SMALL).fit(X[:, :, :20], y)
+    assert classifier.network_.blocks[0].conv1.kernel_size == (20,)
+    assert classifier.predict_proba(X).shape == (len(X), 2)
+
+
+def frames(X):
+    return [pd.DataFrame(series.T) for series in X]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda X: X[3, 0].__setitem__(5, np.inf), "finite values, got inf in series 3, channel 0, step 5"),
+        (lambda X: X[:, 1].fill(np.nan), "values in every channel, got none in channel 1"),
+    ],
+)
+def test_bad_values_are_named(change, message):
+    X, y = waves(channels=2)
+    change(X)
+    with pytest.raises(fs.InputError, match=message):
+        FlexTCNClassifier(**SMALL).fit(frames(X), y)
+
+
+def test_bad_series_and_settings_are_named():
+    X, y = waves(channels=2)
+    classifier = FlexTCNClassifier(**SMALL).fit(X, y)
+    with pytest.raises(fs.InputError, match="2 channels, as in fit, got 3"):
+        classifier.predict(waves(channels=3)[0])
+    with pytest.raises(fs.InputError, match="at least one step, got none in series 1"):
+        read_panel([pd.DataFrame(np.zeros((4, 2))), pd.DataFrame(np.zeros((0, 2)))])
+    with pytest.raises(fs.InputError, match="series of 2 channels, got 1 in series 1"):
+        read_panel([pd.DataFrame(np.zeros((4, 2))), pd.DataFrame(np.zeros((4, 1)))])
+    for settings, message in (
+        ({"epochs": 0}, "epochs expected an integer of at least 1, got 0"),
+        ({"head": "sequence"}, "head expected last or mean"),
+        ({"kernel": "magnett"}, "did you mean 'magnet'"),
+        ({"class_weight": {"medium": 1.0}}, "got medium"),
+        ({"class_weight": "fair"}, "class_weight expected"),
+        ({"validation_fraction": 1.0}, "validation_fraction expected"),
+        ({"device": "tpu"}, "device expected"),
+        ({"random_state": "x"}, "random_state expected"),
+    ):
+        with pytest.raises(fs.InputError, match=message):
+            FlexTCNClassifier(**{**SMALL, **settings}).fit(X, y)
+    with pytest.raises(fs.InputError, match="cannot save the argument"):
+        FlexTCNClassifier(**{**SMALL, "kernel": lambda *a, **k: None}).save()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_real_series_as_they_are(tmp_path):
+    """JapaneseVowels has unequal lengths and 12 channels; of BasicMotions 30 % are taken away."""
+    X, y = load_japanese_vowels(split="train", return_X_y=True)
+    classifier = FlexTCNClassifier(depth=1, width=12, epochs=4, random_state=0).fit(X, y)
+    assert classifier.score(X, y) > 0.5
+    X, y = load_basic_motions(split="train", return_X_y=True, return_type="numpy3D")
+    X = np.where(np.random.default_rng(0).random(X.shape) < 0.3, np.nan, X)
+    classifier = FlexTCNClassifier(depth=1, width=12, epochs=10, random_state=0).fit(X, y)
+    assert classifier.score(X, y) > 0.5
