@@ -13,8 +13,8 @@ from sktime.datasets import load_basic_motions, load_japanese_vowels
 from sktime.utils.estimator_checks import check_estimator
 
 import flexseq as fs
+from flexseq.data.panel import Scaling, read_panel
 from flexseq.estimators import FlexTCNClassifier, FlexTCNRegressor
-from flexseq.estimators.panel import Scaling, read_panel
 
 SMALL = {"depth": 1, "width": 8, "epochs": 2, "batch_size": 8, "random_state": 0}
 

@@ -76,6 +76,7 @@ def bench(
     size: Annotated[int | None, typer.Option(help="imagenet_k: pixels along an edge, 8 | 16 | 32 | 64; 32 by default")] = None,
     data_dir: Annotated[str | None, typer.Option(help="the folder that holds the data")] = None,
     download: Annotated[bool, typer.Option("--download", help="fetch the data into --data-dir if it is not there")] = False,
+    problem: Annotated[str | None, typer.Option(help="archive: the problem's name, such as GunPoint")] = None,
     length: Annotated[int | None, typer.Option(help="copy_memory, adding: how long sequences are; 1,000 by default")] = None,
     drop: Annotated[int | None, typer.Option(help="series: percent of the steps of each that are missing")] = None,
     test_rate: Annotated[
@@ -120,7 +121,7 @@ def bench(
         network = _given(depth=depth, width=width, kernel=kernel, conv=conv, kernel_size=kernel_size)
         network |= _given(mask_sigma=mask_sigma, dropout=dropout, head=head)
         data = _given(data_dir=data_dir, download=download or None, words=words, split=split, short=short, limit=limit, size=size)
-        data |= _given(drop=drop, length=length)
+        data |= _given(drop=drop, length=length, problem=problem)
         if sweep:
             transfer = TASKS[task].transfer
             if transfer is None:

@@ -70,6 +70,14 @@ ADDING = TaskRecipe(
     {"epochs": 4, "batch_size": 32, "lr": 0.005}, networks={"flextcn": OPEN, "cktcn": {"dropout": 0.0}}, quick=Quick({"epochs": 2}, 2_000)
 )
 
+CHARACTER_TRAJECTORIES = TaskRecipe(
+    {"epochs": 300, "batch_size": 32, "lr": 0.001, "kernel_penalty": 1e-5},
+    networks={"ckcnn": {"omega_0": 21.45}},
+    quick=Quick({"epochs": 10}),
+)
+# Not the papers': series of any length, most of them short and few.
+ARCHIVE = TaskRecipe({"epochs": 100, "batch_size": 16, "lr": 0.01}, networks={"flextcn": {"depth": 3, "mask_sigma": 0.2, "head": "mean"}})
+
 # FlexConv, appendix E; CKConv for the omega_0 of CKCNN.
 SMALL_SEQUENCES = Quick({"epochs": 10}, 5_000)
 MNIST_SEQUENCES = {"epochs": 200, "batch_size": 64, "lr": 0.01, "kernel_penalty": 1e-5}

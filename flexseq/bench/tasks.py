@@ -8,6 +8,8 @@ from torch import Tensor
 
 from flexseq.bench.recipes import (
     ADDING,
+    ARCHIVE,
+    CHARACTER_TRAJECTORIES,
     CIFAR,
     CIFAR_TRANSFER,
     COPY_MEMORY,
@@ -197,6 +199,26 @@ def _synthetic(name: str, description: str, defaults: TaskRecipe) -> Task:
     )
 
 
+def _load_archive(*, problem: str | None = None, data_dir: str | None = None, **options: Any) -> Dataset:
+    from flexseq.data.archive import load_archive
+
+    if problem is None:
+        raise InputError("archive needs --problem, a name of the UCR or UEA archive such as GunPoint or BasicMotions")
+    return load_archive(problem=problem, folder=data_dir, **options)
+
+
+def _load_characters(*, data_dir: str | None = None, **options: Any) -> Dataset:
+    from flexseq.data.archive import load_character_trajectories
+
+    return load_character_trajectories(folder=data_dir, **options)
+
+
+def _characters_are_here(folder: str | None) -> bool:
+    from flexseq.data.archive import CHARACTERS, archive_is_here
+
+    return archive_is_here(CHARACTERS, folder)
+
+
 def _load_imagenet(*, size: int = 32, data_dir: str | None = None, **options: Any) -> Dataset:
     from flexseq.data.small_imagenet import load_small_imagenet
 
@@ -297,6 +319,33 @@ TASKS = {
             60_000,
             NPCIFAR10,
             [60.5, 66.26, 67.37, 67.52, 67.11, 67.42, 69.87, 57.27, 67.35, 67.56],
+        ),
+        Task(
+            name="character_trajectories",
+            description="twenty letters as movements of a pen, 182 steps of 3 channels",
+            needs="CharacterTrajectories of the UEA archive (fetched through sktime on first use), or a folder that holds it (--data-dir)",
+            is_here=_characters_are_here,
+            load=_load_characters,
+            options=("data_dir", "download", "limit", "drop"),
+            defaults=CHARACTER_TRAJECTORIES,
+            # FlexConv, Table 2, column CT
+            paper={
+                "CKCNN-2": 0.9953,
+                "CKTCN-magnet-2": 0.9953,
+                "FlexTCN-magnet-2": 0.9953,
+                "FlexTCN-magnet-4": 0.9953,
+                "FlexTCN-magnet-6": 0.9953,
+            },
+            paper_samples=2_858,
+        ),
+        Task(
+            name="archive",
+            description="any classification problem of the UCR and UEA archives (--problem NAME)",
+            needs="nothing for the ten that come with sktime; others are fetched through it, or read from --data-dir",
+            is_here=lambda folder: True,
+            load=_load_archive,
+            options=("problem", "data_dir", "download", "limit", "drop"),
+            defaults=ARCHIVE,
         ),
         _synthetic("copy_memory", "repeat ten symbols after a thousand blanks (--length)", COPY_MEMORY),
         _synthetic("adding", "add the two of a thousand numbers that are marked (--length)", ADDING),

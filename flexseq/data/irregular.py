@@ -59,6 +59,8 @@ def drop_steps(dataset: Dataset, percent: int, seed: int = 0) -> Dataset:
         raise InputError(f"--drop is for series, and {dataset.name} has images")
 
     def dropped(split: Split) -> Split:
+        if split.lengths is not None:
+            raise InputError(f"--drop is for series of equal lengths, and those of {dataset.name} are unequal")
         return DroppedSplit(split.inputs, split.targets, split.indices, split.transform, share=percent / 100, seed=seed)
 
     channels, length = dataset.shape

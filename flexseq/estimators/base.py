@@ -17,8 +17,8 @@ from torch import Tensor
 
 from flexseq.arguments import from_json, to_json
 from flexseq.data.dataset import Dataset, Split
+from flexseq.data.panel import Panel, Scaling, read_panel
 from flexseq.errors import InputError
-from flexseq.estimators.panel import Panel, Scaling, read_panel
 from flexseq.files import replacing
 from flexseq.models import FlexTCN
 from flexseq.saving import load as load_model
