@@ -179,25 +179,31 @@ def main() -> None:
         cases = [case for case in listed if not arguments.only or arguments.only in case.name]
         meter = MemoryMeter(setting.device)
         rows: list[dict] = []
+        failed: list[str] = []
         for number, case in enumerate(cases, 1):
-            rows.append(measure(case, setting, machine, meter))
-            if number == 1:
+            try:
+                rows.append(measure(case, setting, machine, meter))
+            except (RuntimeError, MemoryError) as error:  # out of memory, mostly: the others are still to be measured
+                failed.append(f"FAILED: {case.name}: {str(error).splitlines()[0]}")
+                print(f"{failed[-1]} {number}/{len(cases)}", flush=True)
+                continue
+            if len(rows) == 1:
                 print(head(rows[0]))
             print(f"{line(rows[-1])} {number}/{len(cases)}", flush=True)
             if not arguments.only:
-                write(rows, about, name)  # what there is so far
-        print(*findings(rows), sep="\n")
+                write(rows, failed, about, name)  # what there is so far
+        print(*findings(rows), *failed, sep="\n")
         if not arguments.only:
             print(RESULTS / f"{name}.md")
 
 
-def write(rows: list[dict], about: dict, name: str) -> None:
+def write(rows: list[dict], failed: list[str], about: dict, name: str) -> None:
     """The table, and the figures behind it."""
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
     notes = ", ".join(f"{key} {value}" for key, value in about.items())
     table = "\n".join([head(rows[0]), *map(line, rows)])
-    (RESULTS / f"{name}.md").write_text(f"# {name.capitalize()}\n\n{notes}.\n\n" + "\n\n".join([*findings(rows), table]) + "\n")
+    (RESULTS / f"{name}.md").write_text(f"# {name.capitalize()}\n\n{notes}.\n\n" + "\n\n".join([*findings(rows), *failed, table]) + "\n")
 
 
 if __name__ == "__main__":
