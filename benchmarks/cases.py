@@ -214,9 +214,9 @@ def taps(layer: nn.Module) -> list[int]:
 def convolution_floor(x_shape: tuple[int, ...], layer: fs.FlexConv1d | fs.FlexConv2d, *, training: bool) -> tuple[float, float]:
     """Bytes that must move and operations that must be done, by the cheapest of the direct way and all cuts for transforms.
 
-    Bytes are of float32, under autocast too: FFTs work in it. A training step reads x and writes y, reads the gradient of y and x again, and
-    writes the gradient of x. Operations of transforms: 2.5 n log2 n for a real one of n points, 8 for a complex product; three times as many in a training step, and then also
-    4 for one function's share in one kernel at one frequency, which inference can keep.
+    Bytes are of float32, under autocast too, since FFTs work in it. A training step reads x and writes y, reads the gradient of y and x
+    again, and writes the gradient of x. Operations of transforms: 2.5 n log2 n for a real one of n points, 8 for a complex product; three
+    times as many in a training step, and then also 4 for one function's share in one kernel at one frequency, which inference can keep.
     """
     batch, in_channels, *grid = x_shape
     out_channels, kernels = layer.out_channels, layer.in_channels * layer.out_channels
