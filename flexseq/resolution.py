@@ -1,6 +1,7 @@
 """Run a trained network at another sampling rate."""
 
 import math
+import numbers
 from types import TracebackType
 from typing import Any
 
@@ -74,8 +75,8 @@ def set_resolution(model: nn.Module, ratio: float) -> Unchanged:
         >>> list(unchanged), model.blocks[0].conv1.ratio
         ([], 1.0)
     """
-    if not 0 < ratio < math.inf:
-        raise InputError(f"set_resolution expected a ratio above 0, got {ratio}")
+    if not isinstance(ratio, numbers.Real) or isinstance(ratio, bool) or not 0 < ratio < math.inf:
+        raise InputError(f"set_resolution expected a ratio above 0, got {ratio!r}")
     layers = [module for module in model.modules() if isinstance(module, ContinuousConv)]
     before = {layer: layer.ratio for layer in layers}
     try:

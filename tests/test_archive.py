@@ -78,10 +78,12 @@ def test_character_trajectories_are_padded_with_their_last_value(tmp_path):
 
 @pytest.mark.filterwarnings("ignore")
 def test_runs_of_the_bench(bench, tmp_path):  # noqa: F811
+    code, _, err = bench("archive", "--problem", "JapaneseVowels", "--limit", "60", *FAST[:2], "--model", "tcn", "--out", "tcn")
+    assert code == 0, err
     code, _, err = bench("archive", "--problem", "JapaneseVowels", "--limit", "60", *FAST, "--out", "vowels")
     assert code == 0, err
     result = json.loads((tmp_path / "vowels" / "result.json").read_text())
-    assert result["dataset"]["options"] == {"problem": "JapaneseVowels"}
+    assert result["dataset"]["options"] == {"problem": "JapaneseVowels", "missing": False}
     model = fs.load(tmp_path / "vowels" / "model.safetensors")
     dataset = load_archive(problem="JapaneseVowels", limit=60)
     (x, lengths), targets = dataset.test.batch(range(len(dataset.test)))
@@ -128,6 +130,9 @@ def test_downloads_through_sktime_and_says_what_fails(tmp_path, monkeypatch):
         (["archive", "--problem", "GunPoint", "--data-dir", "nowhere"], "does not exist"),
         (["archive", "--problem", "JapaneseVowels", "--drop", "30"], "series of equal lengths"),
         (["digits", "--problem", "GunPoint"], "no option --problem"),
+        (["archive", "--problem", "Covid3Month"], "Covid3Month is a problem of regression"),
+        (["archive", "--problem", "JapaneseVowels", "--test-rate", "2"], "whole series of equal lengths"),
+        (["archive", "--problem", "GunPoint", "--model", "flexnet"], "flexnet is a network for images, and archive has series"),
     ],
 )
 @pytest.mark.filterwarnings("ignore")

@@ -142,15 +142,62 @@ def test_warm_start_goes_on():
     X, y = waves()
     classifier = FlexTCNClassifier(**SMALL, warm_start=True).fit(X, y)
     first = {name: value.clone() for name, value in classifier.network_.state_dict().items()}
-    network = classifier.network_
     classifier.fit(X, y)
-    assert classifier.network_ is network
     assert classifier.network_.blocks[0].norm1.num_batches_tracked == 2 * first["blocks.0.norm1.num_batches_tracked"]
     classifier.fit(X, np.where(y == "slow", "other", y))  # other classes: anew
-    assert classifier.network_ is not network
-    cold = FlexTCNClassifier(**SMALL).fit(X, y)
-    cold_network = cold.network_
-    assert cold.fit(X, y).network_ is not cold_network
+    steps = "blocks.0.norm1.num_batches_tracked"
+    assert classifier.network_.state_dict()[steps] == first[steps]
+    assert FlexTCNClassifier(**SMALL).fit(X, y).fit(X, y).network_.state_dict()[steps] == first[steps]
+
+
+def test_warm_start_starts_anew_where_it_has_to():
+    X, y = waves()
+    classifier = FlexTCNClassifier(**SMALL, warm_start=True).fit(X, y)
+    classifier.set_params(depth=2, width=5).fit(X, y)
+    assert (len(classifier.network_.blocks), classifier.network_.blocks[0].conv1.out_channels) == (2, 5)
+    regressor = FlexTCNRegressor(**SMALL, warm_start=True).fit(X, np.linspace(1e6, 2e6, len(X)))
+    first = regressor.target_mean_
+    regressor.fit(X, np.linspace(0, 1, len(X)))
+    assert regressor.target_mean_ == first  # goes on, in the scale that the weights are for
+    regressor.fit(waves(channels=2)[0], np.linspace(0, 1, len(X)))
+    assert regressor.target_mean_ == pytest.approx(0.5)
+
+
+def test_a_fit_that_fails_leaves_a_warm_start_as_it_was():
+    X, y = waves()
+    classifier = FlexTCNClassifier(**SMALL, warm_start=True).fit(X, y)
+    with pytest.raises(fs.InputError, match="a lower learning rate may help"):
+        classifier.set_params(lr=1e30).fit(X, y)
+    classifier.set_params(lr=1e-3).fit(X, y)
+    assert np.isfinite(classifier.predict_proba(X)).all()
+
+
+def test_settings_from_numpy_ranges_and_integer_classes():
+    X, y = waves()
+    labels = np.where(y == "slow", 3, -2)
+    settings = {name: np.int64(value) for name, value in SMALL.items()}
+    classifier = FlexTCNClassifier(**settings, kernel_size=np.int64(9), class_weight={np.int64(3): 2, -2: 1.0}).fit(X, labels)
+    loaded = FlexTCNClassifier.load_from_serial(classifier.save()[1])
+    assert loaded.class_weight == {3: 2.0, -2: 1.0}
+    np.testing.assert_array_equal(loaded.fit(X, labels).predict_proba(X), classifier.predict_proba(X))
+
+
+def test_the_only_member_of_a_class_trains():
+    _, y = waves(40)
+    y[7] = "once"
+    options = {**SMALL, "early_stopping": True, "validation_fraction": 0.5}
+    for seed in range(4):
+        classifier = FlexTCNClassifier(**{**options, "random_state": seed})
+        with pytest.warns(UserWarning, match="without regard to classes"):
+            training, validating = classifier._hold_out(np.unique(y, return_inverse=True)[1], "classification")
+        assert 7 in training
+        assert sorted([*training, *validating]) == list(range(40))
+
+
+def test_small_units_are_no_constant():
+    X, y = waves()
+    inputs = [FlexTCNClassifier(**SMALL).fit(scale * X, y).scaling_.inputs(read_panel(frames(scale * X))) for scale in (1.0, 1e-13)]
+    np.testing.assert_allclose(inputs[0], inputs[1], atol=1e-4)
 
 
 def test_one_class_is_predicted_with_sktimes_warning():
@@ -242,6 +289,10 @@ def test_bad_values_are_named(change, message):
 def test_bad_series_and_settings_are_named():
     X, y = waves(channels=2)
     classifier = FlexTCNClassifier(**SMALL).fit(X, y)
+    nested = pd.DataFrame({"c": [pd.Series(series[0]) for series in X]})
+    nested.iloc[3, 0] = pd.Series([], dtype=float)
+    with pytest.raises(fs.InputError, match="at least one value, got none in series 3"):
+        FlexTCNClassifier(**SMALL).fit(nested, y)
     with pytest.raises(fs.InputError, match="2 channels, as in fit, got 3"):
         classifier.predict(waves(channels=3)[0])
     with pytest.raises(fs.InputError, match="at least one step, got none in series 1"):
@@ -254,6 +305,7 @@ def test_bad_series_and_settings_are_named():
         ({"kernel": "magnett"}, "did you mean 'magnet'"),
         ({"class_weight": {"medium": 1.0}}, "got medium"),
         ({"class_weight": "fair"}, "class_weight expected"),
+        ({"class_weight": {"slow": 0.0}}, "weights above 0"),
         ({"validation_fraction": 1.0}, "validation_fraction expected"),
         ({"device": "tpu"}, "device expected"),
         ({"random_state": "x"}, "random_state expected"),

@@ -77,7 +77,7 @@ def known(monkeypatch):
     def know(name, files, url="http://127.0.0.1:9"):
         source = images.SOURCES[name]
         sums = {file: hashlib.sha256(data).hexdigest() for file, data in files.items()}
-        replaced = images.Source(**{**source.__dict__, "files": sums, "urls": (f"{url}/",)})
+        replaced = images.Source(**{**source.__dict__, "files": sums, "urls": (f"{url}/",), "counts": None})
         monkeypatch.setitem(images.SOURCES, name, replaced)
 
     return know
@@ -105,6 +105,19 @@ def test_reads_official_files(name, tmp_path, known):
     assert len(dataset.validation) == round(0.1 * (len(dataset.train) + len(dataset.validation)))
     again = images.load_images(name, folder=tmp_path)  # from what was unpacked
     assert torch.equal(again.test.batch([0])[0], x)
+
+
+def test_whole_records_that_are_too_few_are_noticed(tmp_path, known, monkeypatch):
+    files, _ = official("cifar10")
+    known("cifar10", files)
+    for file, data in files.items():
+        (tmp_path / file).write_bytes(data)
+    assert images.SOURCES["cifar10"].counts is None
+    images.load_images("cifar10", folder=tmp_path)
+    counted = images.Source(**{**images.SOURCES["cifar10"].__dict__, "counts": (50_000, 10_000)})
+    monkeypatch.setitem(images.SOURCES, "cifar10", counted)
+    with pytest.raises(InputError, match="holds 100 training images of cifar10, of 50,000: truncated or altered"):
+        images.load_images("cifar10", folder=tmp_path)
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10"])

@@ -72,6 +72,15 @@ def test_whole_series_are_as_without_lengths():
         torch.testing.assert_close(value, other.state_dict()[name], msg=name)
 
 
+def test_tcn_takes_lengths_too():
+    torch.manual_seed(0)
+    model = fs.TCN(2, 3, depth=3, width=6, kernel_size=3).eval().double()
+    x = padded(float("nan")).double()
+    with torch.no_grad():
+        alone = torch.cat([model(series[None, :, :n]) for series, n in zip(x, LENGTHS.tolist(), strict=True)])
+        torch.testing.assert_close(model(x, LENGTHS.to(torch.int16)), alone, atol=1e-12, rtol=1e-12)
+
+
 def test_sequence_head_and_training_gives_gradients():
     model = network(head="sequence")
     logits = model(padded(float("nan")).requires_grad_(), LENGTHS)

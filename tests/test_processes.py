@@ -93,9 +93,10 @@ def test_the_bench_trains_with_two_processes(task, tmp_path):
         "--precision",
         "64",
         "--batch-size",
-        "30",
+        "27",
     ]
-    options += ["--fine-tune-epochs", "1"] if task == "digits_transfer" else []
+    # Without the kernel penalty: a bias that batch normalisation takes out has no other gradient, and rounding decides on its direction.
+    options += ["--fine-tune-epochs", "1"] if task == "digits_transfer" else ["--kernel-penalty", "0"]
     rows = {}
     for devices in (1, 2):
         folder = tmp_path / str(devices)
@@ -121,7 +122,17 @@ def test_the_bench_trains_with_two_processes(task, tmp_path):
         history = next(folder.rglob("history.csv")).read_text().splitlines()
         rows[devices] = [float(value) for value in history[1].split(",")]
     for one, two in zip(rows[1][1:5], rows[2][1:5], strict=True):  # losses and accuracies of the first epoch
-        assert two == pytest.approx(one, rel=1e-3)
+        assert two == pytest.approx(one, rel=1e-5)
+
+
+def test_a_process_may_have_nothing_to_validate(tmp_path):
+    """Five series train and validate: one validates."""
+    command = ["archive", "--problem", "GunPoint", "--limit", "5", "--epochs", "2", "--depth", "1", "--width", "4", "--batch-size", "4"]
+    command += ["--devices", "2", "--device", "cpu", "--out", str(tmp_path / "run")]
+    ran = subprocess.run([sys.executable, "-m", "flexseq.bench", *command], capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["best_validation"] in (0.0, 1.0)
 
 
 @pytest.mark.parametrize(

@@ -176,3 +176,9 @@ def test_training_at_another_resolution():
     layer(torch.randn(1, 2, 16, 16)).sum().backward()
     assert all(parameter.grad is not None for parameter in layer.parameters())
     assert float(layer.kernel_norm()) == pytest.approx(float(layer.sample_kernel().norm()), rel=1e-5)
+
+
+@pytest.mark.parametrize("ratio", ["2", None, True, float("nan")])
+def test_ratios_that_are_no_numbers_are_named(ratio):
+    with pytest.raises(fs.InputError, match="expected a ratio above 0, got"):
+        fs.set_resolution(fs.FlexConv1d(1, 1, 9), ratio)

@@ -10,6 +10,7 @@ import time
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_bench import _own_place, bench  # noqa: F401
 
 OPTIONS = [
     "digits",
@@ -98,3 +99,10 @@ def test_ctrl_c_says_how_to_go_on_and_exits_with_130(tmp_path):
     assert "with --resume and --out (above) the same command goes on" in errors
     assert "Traceback" not in errors
     assert (out / "last.ckpt").exists()
+
+
+def test_a_run_killed_while_it_took_its_folder_goes_on(bench, tmp_path):  # noqa: F811
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.json").touch()
+    code, _, err = bench("digits", "--epochs", "1", "--limit", "200", "--depth", "1", "--width", "4", "--out", "run", "--resume")
+    assert code == 0, err

@@ -118,7 +118,7 @@ def test_a_task_runs_on_the_official_files(bench, folder, tmp_path, name):  # no
         (["digits", "--drop", "100"], "--drop expected a percentage from 1 to 99, got 100"),
         (["digits_transfer", "--drop", "30"], "no option --drop"),
         (["digits", "--test-rate", "0"], "--test-rate expected 0.01 to 100, got 0"),
-        (["digits_transfer", "--test-rate", "2"], "is for series with one class each"),
+        (["digits_transfer", "--test-rate", "2"], "is for series over time"),
     ],
 )
 def test_bad_options_are_named(bench, arguments, message):  # noqa: F811

@@ -63,7 +63,8 @@ def test_a_run_that_fails_does_not_stop_the_others(bench, tmp_path, digits_table
     monkeypatch.setitem(tables.TABLES, "table4", Table("A table", tables.TABLES["table4"].columns, (bad, good)))
     code, _, err = bench("table4", *FAST, "--fine-tune-epochs", "1", "--out", "t")
     assert code == 2
-    assert "1 of 2 runs failed (digits_transfer/broken/seed-0" in err
+    assert "1 of 2 runs failed: the training loss became" in err
+    assert "(digits_transfer/broken/seed-0)" in err
     assert (tmp_path / "t" / "runs" / "digits_transfer" / "a" / "seed-0" / "result.json").is_file()
 
 

@@ -95,6 +95,33 @@ def test_a_run_learns_and_leaves_its_log(tmp_path, precision):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["history.csv", "last.ckpt"]
 
 
+def test_losses_are_means_over_samples_whatever_the_batches(tmp_path):
+    """40 series validate in batches of 32 and 8: the mean of the two batches' means is another number."""
+    model, data = a_model(), two_tones()
+    fitted = fit(model, data, Recipe(epochs=1, batch_size=32, lr=0.01), tmp_path, device=CPU)
+    inputs, targets = data.validation.batch(np.arange(40))
+    with torch.no_grad():
+        losses = torch.nn.functional.cross_entropy(model.eval()(inputs), targets, reduction="none")
+    assert fitted.rows[0]["validation_loss"] == pytest.approx(losses.mean().item(), rel=1e-6)
+    assert losses.mean().item() != pytest.approx((losses[:32].mean() + losses[32:].mean()).item() / 2, rel=1e-5)
+
+
+def test_statistics_are_averaged_over_the_training_split(tmp_path):
+    model, data = a_model(), two_tones()
+    fit(model, data, Recipe(epochs=1, batch_size=16, lr=0.01, average_statistics=True), tmp_path, device=CPU)
+    norm = model.blocks[0].norm1
+    inputs, _ = data.train.batch(np.arange(len(data.train)))
+    with torch.no_grad():
+        features = model.blocks[0].conv1(inputs)
+    torch.testing.assert_close(norm.running_mean, features.mean((0, 2)), atol=1e-4, rtol=1e-4)  # batches are of one size
+    assert norm.momentum == 0.1
+    assert not model.training
+    without = a_model()
+    fit(without, data, Recipe(epochs=1, batch_size=16, lr=0.01), tmp_path / "without", device=CPU)
+    assert not torch.allclose(without.blocks[0].norm1.running_mean, norm.running_mean, atol=1e-4)
+    torch.testing.assert_close(without.head.weight, model.head.weight)
+
+
 def test_best_weights_are_those_of_the_best_epoch(tmp_path):
     model, data = a_model(), two_tones()
     fitted = fit(model, data, Recipe(epochs=6, batch_size=8, lr=0.05), tmp_path / "long", device=CPU)
@@ -133,7 +160,7 @@ def test_a_loss_that_is_not_a_number_ends_the_run(tmp_path):
     model = a_model()
     with torch.no_grad():
         model.head.bias.fill_(float("nan"))
-    with pytest.raises(fs.InputError, match="training loss became nan in epoch 1; a lower --lr may help"):
+    with pytest.raises(fs.InputError, match="training loss became nan in epoch 1; a lower learning rate may help"):
         fit(model, two_tones(), Recipe(epochs=2, batch_size=8, lr=0.01), tmp_path, device=CPU)
 
 

@@ -76,7 +76,7 @@ def plot_masks(model: nn.Module, path: Path) -> bool:
     for of_axis, label in enumerate(("sigma (of images: rows)", "sigma, columns")[: max(map(len, sigmas))]):
         drawn = [(depth, sigma[of_axis]) for depth, sigma in enumerate(sigmas, start=1) if of_axis < len(sigma)]
         below.plot(*zip(*drawn, strict=True), marker="o", label=label)
-    below.set(xlabel="layer", ylabel="sigma (kernel spans -1 to 1)", ylim=(0, None))
+    below.set(xlabel="layer", ylabel="sigma (kernel spans -1 to 1)", ylim=(0, 1.15 * max(map(max, sigmas))))
     below.xaxis.get_major_locator().set_params(integer=True)
     below.grid(alpha=0.3)
     below.legend(fontsize=7)

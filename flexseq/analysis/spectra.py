@@ -171,7 +171,8 @@ def plot_spectra(model: nn.Module, path: Path, *, ratio: float = 2.0, layers: in
         limit = max_frequency(layer, per_axis=True).cpu().tolist()
         nyquist = [nyquist_frequency(size) for size in layer.kernel_size]
         multiple = max(f / n for f, n in zip(limit, nyquist, strict=True) if n) if max(nyquist) else 0.0
-        shown = f"{multiple:.1f} x Nyquist" if multiple < math.inf else "unknown"
+        bare = float(max_frequency(layer, include_mask=False, of_nyquist=True)) * layer.ratio
+        shown = f"{multiple:.1f} x Nyquist,\n{bare:.1f} without mask" if multiple < math.inf else "unknown"
         for columns, density in ((row[:2], 1.0), (row[2:], ratio)):
             kernel = uncropped_kernel(layer, density, out_channel, in_channel)
             spectrum, frequencies = kernel_spectrum(kernel, layer.kernel_size, density)
@@ -181,9 +182,9 @@ def plot_spectra(model: nn.Module, path: Path, *, ratio: float = 2.0, layers: in
             columns[1].set_title("its spectrum", fontsize=8)
             for axis in columns:
                 axis.tick_params(labelsize=6)
-        row[0].set_ylabel(f"{name}\n{energy_above_nyquist(layer):.1%} above Nyquist\nlimit {shown}", fontsize=7)
+        row[0].set_ylabel(f"{name}\n{energy_above_nyquist(layer):.1%} above Nyquist\nlimit {shown}", fontsize=6)
     figure.suptitle(
-        "strongest kernels with their masks; solid: Nyquist in training; red dotted: highest frequency predicted (cycles per unit)",
+        "strongest kernels with their masks; solid: Nyquist in training; red dotted: predicted limit, where within the picture",
         fontsize=8,
     )
     with replacing(path) as part:

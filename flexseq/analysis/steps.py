@@ -78,7 +78,7 @@ def plot_steps(model: nn.Module, path: Path, *, layers: int = 4) -> bool:
             axis.tick_params(labelsize=6)
             axis.xaxis.label.set_fontsize(6)
         row[0].set_ylabel(name, fontsize=7)
-    figure.suptitle("each layer's strongest kernel, step by step", fontsize=9)
+    figure.suptitle("the strongest kernel of some layers, step by step", fontsize=9)
     with replacing(path) as part:
         figure.savefig(part, dpi=120)
     return True

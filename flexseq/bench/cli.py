@@ -51,6 +51,10 @@ def bench(
     lr: Annotated[float | None, typer.Option(help="learning rate")] = None,
     kernel_penalty: Annotated[float | None, typer.Option(help="weight of the norms of all kernels")] = None,
     gradient_clip: Annotated[float | None, typer.Option(help="largest norm of the gradient; 0 for none")] = None,
+    average_statistics: Annotated[
+        bool | None,
+        typer.Option("--average-statistics", help="at the end, average batch normalisation's statistics over all training batches"),
+    ] = None,
     seed: Annotated[int, typer.Option(help="of weights, order and dropout")] = 0,
     seeds: Annotated[int, typer.Option(help="runs, with seeds counted up from --seed: mean and spread")] = 1,
     limit: Annotated[int | None, typer.Option(help="use at most this many samples")] = None,
@@ -117,6 +121,7 @@ def bench(
             data_dir = os.path.abspath(os.path.expanduser(data_dir))
         training = _given(epochs=epochs, batch_size=batch_size, lr=lr, kernel_penalty=kernel_penalty, gradient_clip=gradient_clip)
         training |= _given(alias_penalty=penalty, fine_tune_epochs=fine_tune_epochs, start_below_nyquist=below_nyquist)
+        training |= _given(average_statistics=average_statistics)
         training |= {"precision": PRECISIONS[precision], "seed": seed, "workers": workers}
         network = _given(depth=depth, width=width, kernel=kernel, conv=conv, kernel_size=kernel_size)
         network |= _given(mask_sigma=mask_sigma, dropout=dropout, head=head)
@@ -128,6 +133,8 @@ def bench(
                 raise InputError(f"--sweep needs a transfer task, got {task}")
             if devices * num_nodes > 1:
                 raise InputError("--sweep runs on one device")
+            if test_rate is not None:
+                raise InputError("--test-rate does not go with --sweep")
             path = run_sweep(
                 task,
                 out or Path("runs") / f"{task}-sweep",

@@ -169,6 +169,7 @@ def fit_kernels(folder: Path, *, iterations: int, seeds: list[int], pictures: li
                     errors.setdefault(model, {}).setdefault(title, []).append(float(kept["error"]))
                     shown.setdefault(model, {}).setdefault(title, torch.from_numpy(kept["values"]))
                     seconds += float(kept["seconds"])
+    print("searching the best widths of N-Jets", flush=True)
     possible = {title: best_njet(target) for title, target in shown["target"].items()}
     return _write_kernels_result(folder, errors, possible, counts, shown, seeds, seconds, recipe, device)
 

@@ -1,13 +1,14 @@
 """Everything that makes a run what it is: from what the user gave, the task's recipe and the network's own defaults."""
 
 import dataclasses
+import inspect
 import json
 from typing import Any
 
 from torch import nn
 
 from flexseq.antialias import limit_frequencies
-from flexseq.bench.networks import build_network, network_arguments
+from flexseq.bench.networks import NETWORKS, build_network, network_arguments
 from flexseq.bench.tasks import TASKS, Task
 from flexseq.data.dataset import Dataset
 from flexseq.data.irregular import drop_steps
@@ -73,6 +74,8 @@ def load(plan: Plan) -> Dataset:
     options = dict(plan.data)
     drop = options.pop("drop", None)
     dataset = plan.task.load(**options)
+    if plan.test_rate is not None and (dataset.test.lengths is not None or dataset.options.get("missing")):
+        raise InputError(f"--test-rate is for whole series of equal lengths, and those of {dataset.name} are not")
     return dataset if drop is None else drop_steps(dataset, drop)
 
 
@@ -82,6 +85,11 @@ def build(plan: Plan, dataset: Dataset) -> nn.Module:
     Raises:
         InputError: arguments that it does not take; kernels that cannot start below Nyquist.
     """
+    takes_images = "image_size" in inspect.signature(NETWORKS[plan.model]).parameters or plan.model == "cifar_resnet"
+    if takes_images and len(dataset.shape) != 3:
+        raise InputError(
+            f"--model {plan.model} is a network for images, and {plan.task.name} has series; flextcn, cktcn, ckcnn, tcn take them"
+        )
     model = build_network(plan.model, plan.network, dataset)
     if plan.recipe.start_below_nyquist:
         read_crops(list(model.modules()), dataset.shape[1:])  # layers that take their kernel's size from the first input
@@ -122,8 +130,8 @@ def make_plan(
             raise InputError(f"{task} has no option --{name.replace('_', '-')}; for its data it takes {', '.join(chosen.options)}")
     if data.get("limit", 1) < 1:
         raise InputError(f"--limit expected at least 1, got {data['limit']}")
-    if test_rate is not None and "drop" not in chosen.options:
-        raise InputError(f"--test-rate is for series with one class each, which {task} does not have")
+    if test_rate is not None and "test_rate" not in chosen.options:
+        raise InputError(f"--test-rate is for series over time with one class each, which {task} does not have")
     if test_rate is not None and not 0.01 <= test_rate <= 100:
         raise InputError(f"--test-rate expected 0.01 to 100, got {test_rate}")
     kernel = network.get("kernel")

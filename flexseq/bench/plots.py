@@ -78,7 +78,7 @@ def plot_transfer(first: list[dict[str, float]], second: list[dict[str, float]],
     figure = Figure(figsize=(12, 3.5), layout="constrained")
     curve, over_size, bars = figure.subplots(1, 3, width_ratios=(3, 2, 2))
     epochs = range(1, len(first) + len(second) + 1)
-    curve.plot(epochs[: len(first)], [row["validation_accuracy"] for row in first], label=f"at {result['source_size']} px")
+    curve.plot(epochs[: len(first)], [row["validation_accuracy"] for row in first], label=f"at {result['source_size']} px", marker=".")
     curve.plot(epochs[len(first) :], [row["validation_accuracy"] for row in second], label=f"at {result['target_size']} px", marker=".")
     curve.set(xlabel="epoch", ylabel="validation accuracy")
     curve.grid(alpha=0.3)

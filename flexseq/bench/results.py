@@ -21,7 +21,7 @@ RESULT = "result.json"
 TRANSFERRED = {
     "value_at_source": "test accuracy at {source_size} px",
     "value_at_target_as_it_is": "test accuracy at {target_size} px, as it is",
-    "change_at_target": "change",
+    "change_at_target": "change, in points of a hundred",
     "value_at_test_rate": "test {measure} at {test_rate:g} times the rate",
 }
 """Figures at another resolution than training's, before any fine-tuning."""
@@ -107,9 +107,10 @@ def print_result(result: dict[str, Any]) -> None:
         if key in result:
             around = f" ± {shown(result[f'{key}_spread'])}" if f"{key}_spread" in result else ""
             table.add_row(name.format(measure=measure, **result), f"{shown(result[key])}{around}")
-    table.add_row(f"test {measure}, final epoch", f"{shown(result['value'])}{spread}", *paper)
-    table.add_row(f"test {measure} at the best validation epoch", shown(result["value_at_best_validation"]))
-    table.add_row(f"best validation {measure}", shown(result["best_validation"]))
+    where = f" at {result['target_size']} px, fine-tuned" if "target_size" in result else ""
+    table.add_row(f"test {measure}{where}, final epoch", f"{shown(result['value'])}{spread}", *paper)
+    table.add_row(f"test {measure}{where} at the best validation epoch", shown(result["value_at_best_validation"]))
+    table.add_row(f"best validation {measure}{where}", shown(result["best_validation"]))
     table.add_row("seconds an epoch", f"{result['seconds_per_epoch']:.2f}")
     console.print(table)
     if "per_class" in result:

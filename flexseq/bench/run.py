@@ -27,7 +27,7 @@ RECIPE = "recipe.json"
 MODELS = ("model.safetensors", "best.safetensors")
 OURS = (RECIPE, RESULT, LOG, CHECKPOINT, *MODELS, "curves.png", "confusion.png", *LEARNED, *TRANSFERS)
 """What a run writes: a folder that holds any of these is some run's."""
-FREE = ("workers", "download")
+FREE = ("workers", "download", "data_dir")
 """Parts of a recipe that may differ between a run and its continuation: they do not change the result."""
 
 
@@ -65,7 +65,8 @@ def run(plan: Plan, folder: Path, *, seeds: int, device: str, resume: bool, devi
     results = []
     for one, own_folder in zip(plans, folders, strict=True):
         if (own_folder / RESULT).is_file():
-            print(f"{own_folder} is finished already")
+            if is_first_process():
+                print(f"{own_folder} is finished already")
             results.append(read_result(own_folder))
             continue
         if dataset is None:
@@ -115,6 +116,8 @@ def check_claim(folder: Path, recipe: dict[str, Any], resume: bool) -> None:
         raise InputError(f"cannot use {folder} for results: {error.strerror}") from error
     if not there:
         return
+    if resume and there == [RECIPE] and not (folder / RECIPE).stat().st_size:
+        return  # killed while it made the folder its own
     if not resume:
         raise InputError(f"{folder} already holds a run ({', '.join(there)}); continue it with --resume, or give another --out")
     try:
@@ -160,8 +163,9 @@ def _let_go(folder: Path) -> None:
         return
     for name in (RECIPE, LOG, f"{SOURCE}/{LOG}"):
         (folder / name).unlink(missing_ok=True)
-    if (folder / SOURCE).is_dir() and not any((folder / SOURCE).iterdir()):
-        (folder / SOURCE).rmdir()
+    for place in (folder / SOURCE, folder):
+        if place.is_dir() and not any(place.iterdir()):
+            place.rmdir()
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

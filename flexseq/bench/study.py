@@ -80,7 +80,7 @@ def run_cells(cells: list[Cell], folder: Path, *, device: str, draw: Callable[[]
         else:
             todo.append(cell)
     print(f"{len(cells) - len(todo)} of {len(cells)} runs are finished; results go to {folder}", flush=True)
-    failed = []
+    failed: dict[str, list[str]] = {}
     began = time.perf_counter()
     for position, cell in enumerate(todo):
         place = folder / RUNS / cell.folder
@@ -94,13 +94,16 @@ def run_cells(cells: list[Cell], folder: Path, *, device: str, draw: Callable[[]
                 if not place.exists() and cell.same_source is not None:
                     _take_over(folder / RUNS / cell.same_source, place, cell.plan)
                 run(cell.plan, place, seeds=1, device=device, resume=place.exists())
-            except InputError as error:
-                print(f"{cell.folder} failed: {error}", flush=True)
-                failed.append(f"{cell.folder}: {error}")
+            except Exception as error:  # memory that is used up, a disk that is full: the other cells are still to be run
+                message = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+                print(f"{cell.folder} failed: {message}", flush=True)
+                failed.setdefault(message.splitlines()[0], []).append(cell.folder)
                 continue
         draw()
     if failed:
-        raise InputError(f"{len(failed)} of {len(todo)} runs failed ({'; '.join(failed)})")
+        count = sum(map(len, failed.values()))
+        reasons = "; ".join(f"{message} ({', '.join(folders[:3])}{', ...' if folders[3:] else ''})" for message, folders in failed.items())
+        raise InputError(f"{count} of {len(todo)} runs failed: {reasons}")
 
 
 @contextmanager
@@ -137,7 +140,7 @@ def mean_and_spread(values: list[float]) -> tuple[float, float | None]:
     return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
-def in_percent(values: list[float], *, signed: bool = False) -> str:
+def in_percent(values: list[float], *, signed: bool = False, decimals: int = 1) -> str:
     """Shares as "92.2 ± 0.1", in percent; "" for none.
 
     Example:
@@ -147,7 +150,7 @@ def in_percent(values: list[float], *, signed: bool = False) -> str:
     if not values:
         return ""
     mean, spread = mean_and_spread([100 * value for value in values])
-    return f"{mean:{'+' if signed else ''}.1f}" + ("" if spread is None else f" ± {spread:.1f}")
+    return f"{mean:{'+' if signed else ''}.{decimals}f}" + ("" if spread is None else f" ± {spread:.{decimals}f}")
 
 
 def _take_over(finished: Path, place: Path, plan: Plan) -> None:

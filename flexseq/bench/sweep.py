@@ -7,6 +7,7 @@ from typing import Any
 from flexseq.bench.plan import make_plan
 from flexseq.bench.plots import plot_grids
 from flexseq.bench.results import read_result
+from flexseq.bench.run import FREE
 from flexseq.bench.study import RUNS, Cell, claim_study, in_percent, run_cells
 from flexseq.files import write_text
 
@@ -53,7 +54,7 @@ def run_sweep(
     usual = make_plan(task, training=training, sizes={"source": sources[0], "target": targets[0]}, **given).recipe.alias_penalty
     penalties = penalties or (["none"] if usual == "none" else ["magnet", "flexconv"])
     about = {"task": task, "training": {key: value for key, value in training.items() if key not in VARIED}, **given}
-    about["data"] = {key: value for key, value in given["data"].items() if key != "download"}
+    about["data"] = {key: value for key, value in given["data"].items() if key not in FREE}
     cells = []
     for seed in seeds:
         for penalty in penalties:

@@ -63,7 +63,8 @@ class Task:
         needs: what data it takes, and where from.
         is_here: folder or None -> whether that data is on this machine.
         load: keyword options -> the dataset.
-        options: which of the data options `load` takes, and "drop" for series, which may miss steps.
+        options: which of the data options `load` takes, "drop" for series, which may miss steps, and "test_rate" for those that
+            may be sampled at another rate.
         defaults: how it trains, and the arguments of its network.
         model: which network by default.
         transfer: from which size to which, for tasks that train and test at two.
@@ -112,7 +113,7 @@ def _speech(name: str, description: str, *, mfcc: bool, defaults: TaskRecipe, pa
         needs="Speech Commands v0.02 (2.3 GB, fetched on first use) or any folder in its layout (--data-dir)",
         is_here=_speech_is_here,
         load=lambda **options: _load_speech(mfcc, **options),
-        options=("data_dir", "download", "words", "split", "short", "limit", "drop"),
+        options=("data_dir", "download", "words", "split", "short", "limit", "drop", "test_rate"),
         defaults=defaults,
         paper=paper,
         paper_samples=34_975,
@@ -174,7 +175,7 @@ def _image_sequences(name: str, description: str, images: str, samples: int, def
         needs=f"as {images}",
         is_here=lambda folder: _images_are_here(images, folder),
         load=lambda **options: _load_image_sequences(name, **options),
-        options=("data_dir", "download", "limit", "drop"),
+        options=("data_dir", "download", "limit", "drop", *(("test_rate",) if name in ("smnist", "scifar10") else ())),
         defaults=defaults,
         paper={row: round(value / 100, 4) for row, value in zip(rows, paper, strict=True)},
         paper_samples=samples,
@@ -246,7 +247,7 @@ TASKS = {
             needs="nothing: comes with scikit-learn",
             is_here=lambda folder: True,
             load=_load_digits,
-            options=("limit", "drop"),
+            options=("limit", "drop", "test_rate"),
             defaults=DIGITS,
         ),
         _speech(
@@ -326,7 +327,7 @@ TASKS = {
             needs="CharacterTrajectories of the UEA archive (fetched through sktime on first use), or a folder that holds it (--data-dir)",
             is_here=_characters_are_here,
             load=_load_characters,
-            options=("data_dir", "download", "limit", "drop"),
+            options=("data_dir", "download", "limit", "drop", "test_rate"),
             defaults=CHARACTER_TRAJECTORIES,
             # FlexConv, Table 2, column CT
             paper={
@@ -344,7 +345,7 @@ TASKS = {
             needs="nothing for the ten that come with sktime; others are fetched through it, or read from --data-dir",
             is_here=lambda folder: True,
             load=_load_archive,
-            options=("problem", "data_dir", "download", "limit", "drop"),
+            options=("problem", "data_dir", "download", "limit", "drop", "test_rate"),
             defaults=ARCHIVE,
         ),
         _synthetic("copy_memory", "repeat ten symbols after a thousand blanks (--length)", COPY_MEMORY),

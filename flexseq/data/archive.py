@@ -1,5 +1,6 @@
 """Problems of the UCR and UEA archives, read by sktime."""
 
+import itertools
 import shutil
 import tempfile
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import Tensor
 from flexseq.data.dataset import Dataset, Split
 from flexseq.data.panel import Panel, Scaling, read_panel
 from flexseq.data.places import data_dir, existing_folder
-from flexseq.data.splits import held_out, limited, stratified_split
+from flexseq.data.splits import held_out_as_it_goes, limited, stratified_split
 from flexseq.data.standardise import standardiser
 from flexseq.errors import InputError, unknown_name
 
@@ -23,8 +24,8 @@ CHARACTERS = "CharacterTrajectories"
 def load_archive(*, problem: str, folder: str | None = None, download: bool = False, limit: int | None = None) -> Dataset:
     """A classification problem with its official splits, standardised by channel; missing values get a channel of their own.
 
-    A fifth of the training series, stratified, is the validation split; where a class has one member only, it is drawn without regard to
-    classes.
+    A fifth of the training series, stratified, is the validation split; where a class is too small for that, it is drawn without regard to
+    classes, and classes of one member train.
 
     Args:
         problem: its name in the archive, such as "GunPoint".
@@ -37,6 +38,8 @@ def load_archive(*, problem: str, folder: str | None = None, download: bool = Fa
         InputError: an unknown problem, with the nearest names; a folder without it; a problem that is no classification.
     """
     train_file, test_file = _files(problem, folder, download)
+    if _is_regression(train_file):
+        raise InputError(f"{problem} is a problem of regression; archive takes those of classification")
     train, labels = _read(train_file)
     test, test_labels = _read(test_file)
     classes = sorted(set(labels))
@@ -46,12 +49,8 @@ def load_archive(*, problem: str, folder: str | None = None, download: bool = Fa
     targets, test_targets = (np.array([classes.index(label) for label in some]) for some in (labels, test_labels))
     chosen, tested = limited(targets, limit), limited(test_targets, limit)
     notes = []
-    try:
-        kept, validating = held_out(targets[chosen], VALIDATION)
-    except InputError:
-        order = np.random.default_rng(0).permutation(len(chosen))
-        count = max(1, round(VALIDATION * len(chosen)))
-        kept, validating = np.sort(order[count:]), np.sort(order[:count])
+    kept, validating, in_proportion = held_out_as_it_goes(targets[chosen], VALIDATION)
+    if not in_proportion:
         notes.append("a class is too small to be in both splits: the validation split is drawn without regard to classes")
     panel = read_panel(train)
     scaling = Scaling.of(Panel(panel.values[chosen[kept]], panel.lengths[chosen[kept]]))
@@ -71,7 +70,7 @@ def load_archive(*, problem: str, folder: str | None = None, download: bool = Fa
         [str(label) for label in classes],
         (scaling.channels, max(inputs.shape[2], test_inputs.shape[2])),
         notes,
-        {"problem": problem},
+        {"problem": problem, "missing": scaling.shows_missing},
     )
 
 
@@ -179,6 +178,12 @@ def _read(path: Path) -> tuple[list[Any], np.ndarray]:
     except (OSError, ValueError, TypeError, KeyError, IndexError) as error:
         raise InputError(f"{path} cannot be read as a problem of the archive: {error}") from error
     return frames, np.asarray(labels, dtype=str)
+
+
+def _is_regression(path: Path) -> bool:
+    with open(path, encoding="utf-8", errors="replace") as file:
+        header = [line.lower().split() for line in itertools.takewhile(lambda line: not line.lower().startswith("@data"), file)]
+    return any(words[:2] == ["@targetlabel", "true"] for words in header)
 
 
 def _as_it_is(x: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ class Split:
         Returns:
             Inputs, (batch, channels, *grid), with their lengths as a tuple where there are any; targets, (batch,) or (batch, length).
         """
-        chosen = self.indices[np.asarray(positions)]
+        chosen = self.indices[np.asarray(positions, dtype=np.int64)]  # also of no positions
         inputs = torch.from_numpy(as_float(self.inputs[chosen]))
         dtype = np.float32 if np.issubdtype(self.targets.dtype, np.floating) else np.int64
         inputs = self.transform(inputs)

@@ -32,6 +32,7 @@ class Source:
         classes: names.
         mean, std: of each channel, of values in [0, 1].
         crop_padding: pixels by which training images are padded, to be cropped at random and flipped; 0 for neither.
+        counts: training and test images that there are; fewer or more are a sign of altered files.
     """
 
     urls: tuple[str, ...]
@@ -43,6 +44,7 @@ class Source:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     crop_padding: int = 0
+    counts: tuple[int, int] | None = None
 
 
 def load_images(name: str, *, folder: str | None = None, download: bool = False, limit: int | None = None) -> Dataset:
@@ -76,6 +78,9 @@ def load_images(name: str, *, folder: str | None = None, download: bool = False,
         if root is None:
             raise InputError(f"{base} holds the archive of {name}, but not {source.inside}/{source.holds} in it")
     arrays = source.read(root)
+    for split, count, images in zip(("training", "test"), source.counts or (), arrays[::2], strict=False):
+        if len(images) != count:
+            raise InputError(f"{root} holds {len(images):,} {split} images of {name}, of {count:,}: truncated or altered?")
     return image_dataset(name, str(root), arrays, list(source.classes), source.mean, source.std, limit, source.crop_padding)
 
 
@@ -197,6 +202,7 @@ SOURCES = {
         _CIFAR10,
         **_NATURAL,
         crop_padding=4,
+        counts=(50_000, 10_000),
     ),
     "cifar100": Source(
         ("https://www.cs.toronto.edu/~kriz/",),
@@ -207,6 +213,7 @@ SOURCES = {
         tuple(f"fine class {i}" for i in range(100)),
         **_NATURAL,
         crop_padding=4,
+        counts=(50_000, 10_000),
     ),
     "stl10": Source(
         ("https://cs.stanford.edu/~acoates/stl10/", "http://ai.stanford.edu/~acoates/stl10/"),
@@ -218,6 +225,7 @@ SOURCES = {
         (0.4467, 0.4398, 0.4066),
         (0.2603, 0.2566, 0.2713),
         crop_padding=12,
+        counts=(5_000, 8_000),
     ),
 }
 """The datasets by name."""

@@ -32,7 +32,7 @@ class DroppedSplit(Split):
         x, targets = super().batch(positions)
         there = torch.ones(len(x), 1, x.shape[-1])
         missing = round(self.share * x.shape[-1])
-        for row, sample in zip(there, self.indices[np.asarray(positions)], strict=True):
+        for row, sample in zip(there, self.indices[np.asarray(positions, dtype=np.int64)], strict=True):
             row[0, np.random.default_rng([self.seed, int(sample)]).permutation(x.shape[-1])[:missing]] = 0
         return torch.cat([x * there, there], 1), targets
 

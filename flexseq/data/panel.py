@@ -54,6 +54,8 @@ def read_panel(frames: list[Any]) -> Panel:
         if np.isinf(array).any():
             channel, step = np.argwhere(np.isinf(array))[0]
             raise InputError(f"X expected finite values, got {array[channel, step]} in series {position}, channel {channel}, step {step}")
+        if np.isnan(array).all():  # sktime makes such a series of one without steps, too
+            raise InputError(f"X expected series with at least one value, got none in series {position}")
         arrays.append(array)
     lengths = np.array([array.shape[1] for array in arrays])
     values = np.full((len(arrays), channels, lengths.max()), np.nan)
@@ -86,7 +88,7 @@ class Scaling:
         if not counts.all():
             raise InputError(f"X expected values in every channel, got none in channel {int(np.argmin(counts))}")
         mean, std = np.nanmean(panel.values, (0, 2)), np.nanstd(panel.values, (0, 2))
-        constant = std <= 1e-12 * np.maximum(1.0, np.abs(mean))
+        constant = std <= 1e-12 * np.nanmax(np.abs(panel.values), (0, 2))
         scale = np.where(constant, 0.0, 1 / (std + EPSILON * np.where(std > 1, 1.0, np.maximum(std, 1e-300))))
         return cls(mean.tolist(), scale.tolist(), panel.has_missing)
 

@@ -1,5 +1,6 @@
 """What the estimators share: settings, training, saving."""
 
+import copy
 import io
 import json
 import math
@@ -18,6 +19,7 @@ from torch import Tensor
 from flexseq.arguments import from_json, to_json
 from flexseq.data.dataset import Dataset, Split
 from flexseq.data.panel import Panel, Scaling, read_panel
+from flexseq.data.splits import held_out_as_it_goes
 from flexseq.errors import InputError
 from flexseq.files import replacing
 from flexseq.models import FlexTCN
@@ -28,6 +30,8 @@ from flexseq.training.objective import Objective
 from flexseq.training.recipe import Recipe
 
 FORMAT = 1
+NETWORK_SETTINGS = ("depth", "width", "kernel", "kernel_size", "mask_sigma", "dropout", "head")
+"""What has to be the same for a warm start."""
 STEPS, MOST_EPOCHS, FEWEST_EPOCHS = 1500, 200, 20
 """Optimiser steps that the default number of epochs aims at, and its bounds."""
 
@@ -56,18 +60,23 @@ class FlexTCNEstimator:
     device: str
     verbose: bool
 
-    def _train(self, frames: list[Any], targets: np.ndarray, aim: Objective, outputs: int, kind: str) -> None:
-        """Fit the network to a panel and its targets, indices of classes or scaled numbers."""
+    def _before(self, frames: list[Any], outputs: int, classes: tuple[Any, ...] = ()) -> tuple[Panel, dict[str, Any]]:
+        """The panel to train on, and what an earlier fit left for a warm start: of the same channels, classes and network."""
         self._check_settings()
         panel = read_panel(frames)
+        network = {name: repr(getattr(self, name)) for name in NETWORK_SETTINGS}
+        signature = (panel.values.shape[1], outputs, classes, network)
+        kept = self.__dict__.get("_kept__for_warm_start") if self.warm_start else None
+        if kept is None or kept["signature"] != signature:
+            kept = {}
+        return panel, {**kept, "signature": signature}
+
+    def _train(
+        self, panel: Panel, before: dict[str, Any], targets: np.ndarray, aim: Objective, outputs: int, kind: str, **more: Any
+    ) -> None:
+        """Fit the network to a panel and its targets, indices of classes or scaled numbers; `more` is kept for a warm start too."""
         device = pick_device(self.device)
-        scaling = Scaling.of(panel)
-        before = self.__dict__.get("_kept__for_warm_start") if self.warm_start else None
-        signature = (panel.values.shape[1], outputs, self._signature_of_targets())
-        if before is not None and before["signature"] == signature:
-            scaling = before["scaling"]
-        else:
-            before = None
+        scaling = before.get("scaling") or Scaling.of(panel)
         split = self._split(panel, scaling.inputs(panel), targets)
         training, validating = self._hold_out(targets, kind)
         recipe = self._recipe(len(training))
@@ -81,9 +90,13 @@ class FlexTCNEstimator:
             (scaling.channels, panel.values.shape[2]),
             kind=kind,
         )
-        with torch.random.fork_rng(devices=[]):  # the user's own random numbers are left alone
+        stops = self.early_stopping and len(validating) > 0
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):  # the user's own random numbers are left alone
             torch.manual_seed(recipe.seed)
-            network = self._network(scaling.channels, outputs, int(panel.lengths.max())) if before is None else before["network"]
+            if "network" in before:
+                network = copy.deepcopy(before["network"])  # should training fail, the earlier one is still there
+            else:
+                network = self._network(scaling.channels, outputs, int(panel.lengths.max()))
             fitted = fit(
                 network,
                 dataset,
@@ -92,20 +105,17 @@ class FlexTCNEstimator:
                 device=device,
                 label=type(self).__name__ if self.verbose else None,
                 aim=aim,
-                patience=self.patience if self.early_stopping and len(validating) else None,
+                patience=self.patience if stops else None,
             )
-        if self.early_stopping and len(validating):
+        if stops:
             network.load_state_dict(fitted.best_weights)
         self.network_ = network.cpu().eval()
         self.scaling_ = scaling
         self.history_ = fitted.rows
-        self.best_epoch_ = fitted.best_epoch if len(validating) else len(fitted.rows)
+        self.best_epoch_ = fitted.best_epoch
         if self.warm_start:
-            self.__dict__["_kept__for_warm_start"] = {"network": self.network_, "scaling": scaling, "signature": signature}
-
-    def _signature_of_targets(self) -> tuple[Any, ...]:
-        """What has to be the same for a warm start."""
-        return ()
+            kept = {"network": self.network_, "scaling": scaling, "signature": before["signature"], **more}
+            self.__dict__["_kept__for_warm_start"] = kept
 
     def _outputs(self, frames: list[Any]) -> Tensor:
         """What the network gives for a panel: (series, outputs), on the CPU."""
@@ -119,24 +129,24 @@ class FlexTCNEstimator:
         return torch.cat(batches).double()
 
     def _network(self, channels: int, outputs: int, length: int) -> FlexTCN:
+        size = int(self.kernel_size) if self.kernel_size is not None else length
         sigma = self.mask_sigma
-        if sigma is None:  # twenty steps of short series; the papers' 0.075 of long ones
-            sigma = min(0.5, max(0.075, 20 / length))
-        size = self.kernel_size if self.kernel_size is not None else length
+        if sigma is None:  # ten steps of short kernels; the papers' 0.075 of long ones
+            sigma = min(0.5, max(0.075, 20 / size))
         options: dict[str, Any] = {"kernel": self.kernel, "kernel_size": size, "mask_sigma": sigma, "dropout": self.dropout}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*starts with a single one.*")  # series of a few steps have no more
-            return FlexTCN(channels, outputs, self.depth, self.width, head=self.head, **options)
+            return FlexTCN(channels, outputs, int(self.depth), int(self.width), head=self.head, **options)
 
     def _recipe(self, samples: int) -> Recipe:
         batch_size = self._batch_size(samples)
-        epochs = self.epochs
+        epochs = self.epochs if self.epochs is None else int(self.epochs)
         if epochs is None:
             epochs = min(MOST_EPOCHS, max(FEWEST_EPOCHS, round(STEPS / math.ceil(samples / batch_size))))
         return Recipe(epochs=epochs, batch_size=batch_size, lr=self.lr, gradient_clip=1.0, seed=self._seed())
 
     def _batch_size(self, samples: int) -> int:
-        return self.batch_size if self.batch_size is not None else min(64, max(16, samples // 10))
+        return int(self.batch_size) if self.batch_size is not None else min(64, max(16, samples // 10))
 
     def _seed(self) -> int:
         from sklearn.utils import check_random_state
@@ -149,31 +159,28 @@ class FlexTCNEstimator:
     def _hold_out(self, targets: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
         """Positions that train, and that decide when to stop.
 
-        Where a class has a single member, or the share is less than one of each class, it is drawn without regard to classes; where there
+        Where a class is too small to be split, the share is drawn without regard to classes, and classes of one member train; where there
         are fewer than five series, none are held out and training does not stop early. Both are warned of.
         """
-        from sklearn.model_selection import train_test_split
-
         everything = np.arange(len(targets))
         if not self.early_stopping:
             return everything, everything[:0]
         if len(targets) < 5:
             warnings.warn(f"{len(targets)} series are too few to hold any out: training does not stop early", stacklevel=5)
             return everything, everything[:0]
-        options: dict[str, Any] = {"test_size": self.validation_fraction, "random_state": self._seed()}
-        if kind == "classification":
-            try:
-                training, validating = train_test_split(everything, stratify=targets, **options)
-                return np.sort(training), np.sort(validating)
-            except ValueError:
-                warnings.warn(
-                    "a class is too small to be in both splits: the validation split is drawn without regard to classes", stacklevel=5
-                )
-        training, validating = train_test_split(everything, **options)
-        return np.sort(training), np.sort(validating)
+        groups = targets if kind == "classification" else np.zeros(len(targets), np.int64)
+        try:
+            training, validating, in_proportion = held_out_as_it_goes(groups, self.validation_fraction, seed=self._seed())
+        except InputError as error:
+            warnings.warn(f"{error}: training does not stop early", stacklevel=5)
+            return everything, everything[:0]
+        if not in_proportion:
+            message = "a class is too small to be in both splits: the validation split is drawn without regard to classes"
+            warnings.warn(message, stacklevel=5)
+        return training, validating
 
     def _check_settings(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 1), ("patience", 1), ("kernel_size", 1)):
+        for name, least in (("depth", 1), ("width", 1), ("epochs", 1), ("batch_size", 1), ("patience", 1), ("kernel_size", 1)):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, (int, np.integer)) or value < least):
                 raise InputError(f"{name} expected an integer of at least {least}, got {value!r}")
@@ -217,7 +224,8 @@ class FlexTCNEstimator:
         if getattr(self, "_is_vectorized", False):
             raise InputError(f"{type(self).__name__} cannot save an estimator of several targets; fit and save one for each")
         fitted = bool(getattr(self, "_is_fitted", False))
-        about: dict[str, Any] = {"format": FORMAT, "class": type(self).__name__, "settings": to_json(estimator.get_params(deep=False))}
+        settings = to_json(self._settings_to_save({name: _plain_number(v) for name, v in estimator.get_params(deep=False).items()}))
+        about: dict[str, Any] = {"format": FORMAT, "class": type(self).__name__, "settings": settings}
         about["fitted"] = self._fitted_as_json() if fitted else None
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
@@ -228,6 +236,15 @@ class FlexTCNEstimator:
                     save_model(self.network_, Path(folder) / "model.safetensors")
                     file.write(Path(folder) / "model.safetensors", "model.safetensors")
         return buffer.getvalue()
+
+    def _settings_to_save(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Settings of types that JSON keeps."""
+        return settings
+
+    @classmethod
+    def _settings_as_saved(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        """The inverse of `_settings_to_save`."""
+        return settings
 
     def _fitted_as_json(self) -> dict[str, Any]:
         estimator: Any = self
@@ -278,7 +295,7 @@ class FlexTCNEstimator:
             raise InputError(f"{where}: not an estimator that flexseq saved: {error}") from error
         if about.get("class") != cls.__name__ or about.get("format") != FORMAT:
             raise InputError(f"{where} holds a {about.get('class')} of format {about.get('format')}, not a {cls.__name__} of {FORMAT}")
-        estimator: Any = cls(**from_json(about["settings"]))
+        estimator: Any = cls(**cls._settings_as_saved(from_json(about["settings"])))
         if model is not None:
             with tempfile.TemporaryDirectory() as folder:
                 (Path(folder) / "model.safetensors").write_bytes(model)
@@ -294,6 +311,10 @@ def _as_it_is(x: Tensor) -> Tensor:
 
 def _part(split: Split, positions: np.ndarray) -> Split:
     return Split(split.inputs, split.targets, positions, split.transform, split.lengths)
+
+
+def _plain_number(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _plain(value: Any) -> Any:

@@ -26,7 +26,7 @@ class FlexTCNClassifier(FlexTCNEstimator, BaseClassifier):
         width: channels inside.
         kernel: the kernel network: "magnet" | "gabor" | "fourier" | "siren" | "mlp", or a factory such as partial(MAGNet, hidden=16).
         kernel_size: taps of each kernel before cropping; by default the longest training series' length.
-        mask_sigma: standard deviation at which the kernels' masks start, in units of position (2 is the whole kernel); by default twenty
+        mask_sigma: standard deviation at which the kernels' masks start, in units of position (2 is the whole kernel); by default ten
             steps, between 0.075 and 0.5.
         dropout: probability.
         head: where the logits come from: the "mean" over time, or the "last" step.
@@ -34,13 +34,14 @@ class FlexTCNClassifier(FlexTCNEstimator, BaseClassifier):
         batch_size: series a step; by default a tenth of them, between 16 and 64.
         lr: learning rate of Adam, after a warm-up over a tenth of the epochs and before a cosine decay.
         early_stopping: hold out a share of the training series, stop when accuracy there has not improved for `patience` epochs, and take
-            the weights of the best epoch. Where a class is too small to be split, the share is drawn without regard to classes; of fewer
-            than five series none is held out.
+            the weights of the best epoch. Where a class is too small to be split, the share is drawn without regard to classes;
+            of fewer than five series none is held out.
         validation_fraction: that share.
         patience: epochs.
         class_weight: of the classes in the loss: a dict from class to weight, "balanced" for the inverse of their frequencies, None for
             equal ones.
-        warm_start: a second `fit` goes on from the first one's weights, if channels and classes are the same.
+        warm_start: a second `fit` goes on from the first one's weights, if channels, classes and the network's settings are the same; not
+            after `load`.
         random_state: an integer, for results that repeat; a numpy RandomState; or None.
         device: "cpu", "cuda", "mps", or "auto" for what there is. A fitted estimator keeps its network on the CPU.
         verbose: print a line for each epoch, with the time that is left.
@@ -123,7 +124,9 @@ class FlexTCNClassifier(FlexTCNEstimator, BaseClassifier):
 
     def _fit(self, X: list[Any], y: np.ndarray) -> "FlexTCNClassifier":
         targets = np.array([self._class_dictionary[label] for label in y])
-        self._train(X, targets, self._aim(targets), len(self.classes_), "classification")
+        outputs = len(self.classes_)
+        panel, before = self._before(X, outputs, tuple(self.classes_.tolist()))
+        self._train(panel, before, targets, self._aim(targets), outputs, "classification")
         return self
 
     def _aim(self, targets: np.ndarray) -> Objective:
@@ -141,19 +144,28 @@ class FlexTCNClassifier(FlexTCNEstimator, BaseClassifier):
             weights = compute_class_weight("balanced", classes=np.arange(len(self.classes_)), y=targets)
         else:
             raise InputError(f"class_weight expected a dict, 'balanced' or None, got {self.class_weight!r}")
-        if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
-            raise InputError(f"class_weight expected weights of at least 0, not all 0, got {weights.tolist()}")
+        if not (np.isfinite(weights).all() and (weights > 0).all()):
+            raise InputError(f"class_weight expected weights above 0, got {weights.tolist()}")
         loss = partial(_weighted_cross_entropy, weights=torch.from_numpy(weights))
         return Objective(loss, usual.predict, usual.measure, usual.higher_is_better)
-
-    def _signature_of_targets(self) -> tuple[Any, ...]:
-        return tuple(self.classes_.tolist())
 
     def _predict(self, X: list[Any]) -> np.ndarray:
         return self.classes_[self._outputs(X).argmax(1).numpy()]
 
     def _predict_proba(self, X: list[Any]) -> np.ndarray:
         return self._outputs(X).softmax(1).numpy()
+
+    def _settings_to_save(self, settings: dict[str, Any]) -> dict[str, Any]:
+        weights = settings["class_weight"]
+        if isinstance(weights, dict):  # whose keys JSON would make strings
+            pairs = [[np.asarray(label).item(), float(weight)] for label, weight in weights.items()]
+            settings = {**settings, "class_weight": pairs}
+        return settings
+
+    @classmethod
+    def _settings_as_saved(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        weights = settings["class_weight"]
+        return {**settings, "class_weight": dict(map(tuple, weights))} if isinstance(weights, list) else settings
 
     def _fitted_as_json(self) -> dict[str, Any]:
         classes = {"values": self.classes_.tolist(), "dtype": self.classes_.dtype.str}

@@ -96,11 +96,11 @@ class FlexTCNRegressor(FlexTCNEstimator, BaseRegressor):
         y = np.asarray(y, np.float64)
         if not np.isfinite(y).all():
             raise InputError(f"y expected finite numbers, got {y[~np.isfinite(y)][0]} at {int(np.argmin(np.isfinite(y)))}")
-        before = self.__dict__.get("_kept__targets") if self.warm_start else None
-        self.target_mean_, self.target_std_ = before or (float(y.mean()), float(y.std()) or 1.0)
-        self._train(X, ((y - self.target_mean_) / self.target_std_).astype(np.float32), OBJECTIVES["regression"], 1, "regression")
-        if self.warm_start:
-            self.__dict__["_kept__targets"] = (self.target_mean_, self.target_std_)
+        panel, before = self._before(X, 1)
+        mean, std = before.get("of_targets", (float(y.mean()), float(y.std()) or 1.0))
+        scaled = ((y - mean) / std).astype(np.float32)
+        self._train(panel, before, scaled, OBJECTIVES["regression"], 1, "regression", of_targets=(mean, std))
+        self.target_mean_, self.target_std_ = mean, std
         return self
 
     def _predict(self, X: list[Any]) -> np.ndarray:

@@ -13,7 +13,7 @@ from flexseq.errors import InputError, unknown_name
 from flexseq.kernels import SIREN, KernelFactory
 from flexseq.models.causal_conv import CausalConv1d
 from flexseq.models.dropout import Dropout
-from flexseq.models.heads import SequenceHead, check_sequences
+from flexseq.models.heads import SequenceHead, check_sequences, valid_steps
 from flexseq.models.norms import StepNorm, normalise
 from flexseq.nn import CKConv1d, FlexConv1d, NJetConv1d
 from flexseq.nn.continuous import Crop, read_crops
@@ -196,12 +196,7 @@ class FlexTCN(nn.Module):
         return self.head(x)
 
     def _forward_padded(self, x: Tensor, lengths: Tensor) -> Tensor:
-        if lengths.shape != x.shape[:1] or lengths.is_floating_point():
-            raise InputError(
-                f"{type(self).__name__} expected {len(x)} integers as lengths, got {lengths.dtype} of shape {tuple(lengths.shape)}"
-            )
-        lengths = lengths.to(x.device)
-        valid = torch.arange(x.shape[2], device=x.device) < lengths[:, None, None]
+        lengths, valid = valid_steps(self, x, lengths)
         x = x.masked_fill(~valid, 0)
         convs: list[Any] = [conv for block in self.blocks for conv in (block.conv1, block.conv2)]
         crops = read_crops(convs, x.shape[2:])

@@ -1,5 +1,6 @@
 """From features over time to logits."""
 
+import torch
 from torch import Tensor, nn
 
 from flexseq.errors import InputError, unknown_name
@@ -47,3 +48,17 @@ def check_sequences(model: nn.Module, x: Tensor, in_channels: int) -> None:
             f"{type(model).__name__} expected sequences of shape (batch, {in_channels}, length), at least one step long, "
             f"got shape {tuple(x.shape)}"
         )
+
+
+def valid_steps(model: nn.Module, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Lengths on the device of x, and which steps are no padding: (batch,) and (batch, 1, length).
+
+    Raises:
+        InputError: lengths that are no integers, or not one for each series. Their values are not looked at.
+    """
+    if lengths.shape != x.shape[:1] or lengths.is_floating_point() or lengths.dtype == torch.bool:
+        raise InputError(
+            f"{type(model).__name__} expected {len(x)} integers as lengths, got {lengths.dtype} of shape {tuple(lengths.shape)}"
+        )
+    lengths = lengths.to(x.device, torch.int64)
+    return lengths, torch.arange(x.shape[2], device=x.device) < lengths[:, None, None]

@@ -9,7 +9,7 @@ from flexseq.arguments import records_arguments
 from flexseq.errors import InputError
 from flexseq.models.causal_conv import CausalConv1d
 from flexseq.models.dropout import Dropout
-from flexseq.models.heads import SequenceHead, check_sequences
+from flexseq.models.heads import SequenceHead, check_sequences, valid_steps
 
 
 class DilatedBlock(nn.Module):
@@ -77,7 +77,18 @@ class TCN(nn.Module):
                 nn.init.normal_(block.shortcut.weight, std=0.01)
         self.head = SequenceHead(width, num_classes, head)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, in_channels, length) -> (batch, num_classes), or (batch, num_classes, length) with head="sequence"."""
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """(batch, in_channels, length) -> (batch, num_classes), or (batch, num_classes, length) with head="sequence".
+
+        Args:
+            x: sequences.
+            lengths: (batch,), of series that end before the batch does; see `FlexTCN`.
+        """
         check_sequences(self, x, self.in_channels)
-        return self.head(self.blocks(x))
+        if lengths is None:
+            return self.head(self.blocks(x))
+        lengths, valid = valid_steps(self, x, lengths)
+        x = x.masked_fill(~valid, 0)
+        for block in self.blocks:
+            x = block(x).masked_fill(~valid, 0)
+        return self.head(x, lengths)

@@ -81,7 +81,7 @@ class History(Callback):
         self._began = now
         self.rows.append(row)
         if not math.isfinite(train_loss):
-            raise InputError(f"the training loss became {train_loss} in epoch {epoch}; a lower --lr may help")
+            raise InputError(f"the training loss became {train_loss} in epoch {epoch}; a lower learning rate may help")
         best = self.rows[self.best_epoch - 1] if self.best_epoch else None
         if best is None or self._beats(row, best):
             self.best_epoch = epoch
@@ -90,6 +90,8 @@ class History(Callback):
 
     def _beats(self, row: dict[str, float], best: dict[str, float]) -> bool:
         measure = f"validation_{self.objective.measure}"
+        if math.isnan(best[measure]) or math.isnan(best["validation_loss"]):
+            return True  # nothing is validated, and the last epoch counts; or the best one so far was none
         if row[measure] == best[measure]:
             return row["validation_loss"] < best["validation_loss"]
         return self.objective.better(row[measure], best[measure])

@@ -128,7 +128,7 @@ def fit(
     train = EpochLoader(dataset.train, recipe.batch_size, seed=recipe.seed, **shared)
     validation = EpochLoader(dataset.validation, recipe.batch_size, **shared)
     aim = objective(dataset.kind) if aim is None else aim
-    module = Learner(model, aim, dataset.outputs, recipe, len(train), dataset.augment)
+    module = Learner(model, aim, dataset.outputs, recipe, len(train), dataset.augment, len(dataset.validation) > 0)
     history = History(None if folder is None else folder / LOG, aim)
     callbacks: list[Any] = [EpochSeeds(recipe.seed), history]
     callbacks += [] if patience is None else [StopEarly(history, patience)]
@@ -162,12 +162,49 @@ def fit(
             raise InputError(f"the checkpoint {checkpoint} cannot be read; remove it to start anew") from error
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning")
+        warnings.filterwarnings(
+            "ignore", message=".*compute.*was called before.*update"
+        )  # of several processes one may have nothing to validate
         try:
             trainer.fit(module, train, validation if len(dataset.validation) else None, ckpt_path=checkpoint, weights_only=True)
         except SystemExit as error:  # what Lightning makes of Ctrl-C, which it also switches off
             signal.signal(signal.SIGINT, signal.default_int_handler)
             raise KeyboardInterrupt from error
+    if recipe.average_statistics:
+        average_statistics(model, dataset.train, device=device, batch_size=recipe.batch_size)
     return Fitted(history.rows, history.best_epoch, history.best_weights)
+
+
+@torch.no_grad()
+def average_statistics(model: nn.Module, split: Split, *, device: torch.device, batch_size: int) -> None:
+    """Replace batch normalisation's running statistics by their averages over a split, in place.
+
+    The running ones are of the last ten or so batches. Where batches differ much, as small ones of long recordings do, they are another
+    batch's by chance, and the model does much worse in eval mode than it trains.
+
+    Args:
+        model: see `fit`; nothing happens without batch normalisation.
+        split: the training split.
+        device: where to run.
+        batch_size: as in training.
+    """
+    norms: list[Any] = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        return
+    model.to(device).eval()
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # torch then takes the plain mean over batches
+        norm.train()
+    try:
+        dtype = next(model.parameters()).dtype
+        for inputs, _ in EpochLoader(split, batch_size, seed=0):
+            _apply(model, inputs, device, dtype)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        model.eval()
 
 
 @torch.no_grad()
@@ -197,10 +234,13 @@ def predict(
 @torch.no_grad()
 def outputs_of(model: nn.Module, split: Split, *, device: torch.device, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """The outputs of a model, in eval mode, and the targets, batch by batch; see `predict`."""
-    from flexseq.training.module import apply
-
     model = model.to(device).eval()
     dtype = next(model.parameters()).dtype
     for inputs, targets in EpochLoader(split, batch_size):
-        on_device = inputs.to(device) if isinstance(inputs, Tensor) else tuple(part.to(device) for part in inputs)
-        yield apply(model, on_device, dtype), targets
+        yield _apply(model, inputs, device, dtype), targets
+
+
+def _apply(model: nn.Module, inputs: Any, device: torch.device, dtype: torch.dtype) -> Tensor:
+    from flexseq.training.module import apply
+
+    return apply(model, inputs.to(device) if isinstance(inputs, Tensor) else tuple(part.to(device) for part in inputs), dtype)

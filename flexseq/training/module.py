@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
+from torchmetrics import SumMetric
 
 from flexseq.antialias import alias_penalty
 from flexseq.data.dataset import IGNORED
@@ -39,17 +39,30 @@ class Learner(LightningModule):
         recipe: how to train.
         steps_per_epoch: batches in an epoch.
         augment: done to training inputs.
+        validates: whether there is a validation split.
     """
 
-    def __init__(self, model: nn.Module, objective: Objective, outputs: int, recipe: Recipe, steps_per_epoch: int, augment: Augment = None):
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        outputs: int,
+        recipe: Recipe,
+        steps_per_epoch: int,
+        augment: Augment = None,
+        validates: bool = True,
+    ):
         super().__init__()
         self.model = model
         self.objective = objective
         self.recipe = recipe
         self.augment = augment
+        self.validates = validates
         self.steps = recipe.epochs * steps_per_epoch
         self.warmup_steps = round(min(recipe.warmup_epochs, recipe.epochs / 10) * steps_per_epoch)
-        self.losses: Any = nn.ModuleDict({stage: MeanMetric(nan_strategy="disable") for stage in ("fit", "val")})
+        self.losses: Any = nn.ModuleDict({stage: SumMetric(nan_strategy="disable") for stage in ("fit", "val")})
+        # Not MeanMetric: with that strategy torchmetrics 1.9 forgets the weights, and batches of unequal sizes count alike.
+        self.samples: Any = nn.ModuleDict({stage: SumMetric(nan_strategy="disable") for stage in ("fit", "val")})
         self.measures: Any = nn.ModuleDict({stage: objective.metric(outputs) for stage in ("fit", "val")})
 
     def training_step(self, batch: tuple[Any, Tensor], index: int) -> Tensor:
@@ -80,18 +93,19 @@ class Learner(LightningModule):
             targets = targets.double() if targets.is_floating_point() else targets
         outputs = apply(self.model, inputs, next(self.model.parameters()).dtype)
         loss = self.objective.loss(outputs, targets)
-        self.losses[stage].update(loss.detach(), len(targets))
+        self.losses[stage].update(loss.detach() * len(targets))
+        self.samples[stage].update(float(len(targets)))
         self.measures[stage].update(self.objective.predict(outputs.detach()), targets)
         return loss
 
     def collect(self, stage: str) -> tuple[float, float]:
         """Mean loss, and the objective's measure, since the last call; stage is "fit" or "val". NaN where nothing was validated."""
-        if not self.losses[stage].update_called:
+        if stage == "val" and not self.validates:
             return math.nan, math.nan
-        loss, measure = self.losses[stage], self.measures[stage]
-        values = float(loss.compute()), float(measure.compute())
-        loss.reset()
-        measure.reset()
+        loss, samples, measure = self.losses[stage], self.samples[stage], self.measures[stage]
+        values = float(loss.compute()) / float(samples.compute()), float(measure.compute())
+        for metric in (loss, samples, measure):
+            metric.reset()
         return values
 
     def configure_optimizers(self) -> Any:

@@ -21,6 +21,8 @@ class Recipe:
             see `flexseq.alias_penalty`.
         alias_weight: of that.
         start_below_nyquist: scale the kernels' filters before training; see `flexseq.limit_frequencies`.
+        average_statistics: give the final model batch normalisation's statistics averaged over the training split, see
+            `flexseq.training.fit.average_statistics`.
         fine_tune_epochs: of tasks that train a second time, at another resolution.
         warmup_epochs: of the linear rise; at most a tenth of all epochs is taken, so that short runs get to train too.
         min_lr: where the cosine ends.
@@ -38,6 +40,7 @@ class Recipe:
     alias_penalty: str = "none"
     alias_weight: float = 0.1
     start_below_nyquist: bool = False
+    average_statistics: bool = False
     fine_tune_epochs: int = 0
     warmup_epochs: float = 5.0
     min_lr: float = 1e-6
