@@ -64,7 +64,7 @@ def plot_kernel_fits(
     for model, by_title in means.items():
         axis.loglog(frequencies, [by_title[f"gabor {f}"] for f in frequencies], marker="o", label=model)
     axis.loglog(frequencies, [possible[f"gabor {f}"] for f in frequencies], "k:", label="njet, least squares")
-    axis.set(xlabel="frequency, radians per unit", ylabel="mean squared error")
+    axis.set(xlabel="frequency, radians per unit", ylabel="mean squared error", ylim=(1e-9, None))  # less is rounding
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
     for row, (name, kernels) in zip(right.subplots(len(shown), len(titles), squeeze=False), shown.items(), strict=True):

@@ -198,7 +198,8 @@ def _write_kernels_result(
     lines.append(
         f"| njet, least squares, widths searched | {counts['njet']:,} | {' | '.join(f'{possible[title]:.1e}' for title in titles)} |"
     )
-    lines += ["", f"Mean squared error after {recipe['iterations']:,} iterations, mean ± sample standard deviation over seeds {seeds}."]
+    spread = f", mean ± sample standard deviation over seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f", seed {seeds[0]}"
+    lines += ["", f"Mean squared error after {recipe['iterations']:,} iterations{spread}."]
     write_text(folder / "table.md", "\n".join(lines) + "\n")
     print("\n".join(lines))
     plot_kernel_fits(means, possible, shown, FREQUENCIES, folder / "kernels.png")
