@@ -164,7 +164,7 @@ def test_a_folder_that_holds_a_run_is_left_alone(bench, tmp_path):
         (["digits", "--device", "tpu"], "device expected auto or one of"),
         (["digits", "--precision", "8"], "unknown precision '8'"),
         (["digits", "--epochs", "0"], "epochs expected at least 1, got 0"),
-        (["digits", "--limit", "5"], "cannot limit 1797 samples of 10 classes to 5"),
+        (["digits", "--limit", "5"], "--limit expected at least 10, one sample for each class, got 5"),
         (["digits", "--seeds", "0"], "--seeds expected at least 1, got 0"),
         (["digits", "--resume"], "--resume needs --out"),
         (["speech_mfcc", "--data-dir", "nowhere"], "nowhere does not exist"),
@@ -238,7 +238,7 @@ def test_several_seeds_and_one_do_not_share_a_folder(bench):
 def test_a_run_that_failed_before_its_first_checkpoint_lets_go_of_its_folder(bench, tmp_path):
     code, _, err = bench(*QUICK, "--lr", "1e30", "--out", "run")
     assert code == 2
-    assert "a lower --lr may help" in err
+    assert "a lower learning rate may help" in err
     code, _, _ = bench(*QUICK, "--out", "run")
     assert code == 0
     code, _, _ = bench(*QUICK, "--lr", "1e30", "--seeds", 2, "--out", "runs")

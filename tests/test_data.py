@@ -58,7 +58,7 @@ def test_limit_keeps_classes_in_proportion_and_is_repeatable():
 def test_too_few_samples_are_named():
     with pytest.raises(InputError, match="cannot split 5 samples of 3 classes"):
         stratified_split(np.array([0, 0, 1, 1, 2]))
-    with pytest.raises(InputError, match="cannot limit 90 samples of 2 classes to 1"):
+    with pytest.raises(InputError, match="--limit expected at least 2, one sample for each class, got 1"):
         limited(np.repeat([0, 1], [60, 30]), 1)
 
 

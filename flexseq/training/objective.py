@@ -42,8 +42,8 @@ class Objective:
         """A value of the measure in words.
 
         Example:
-            >>> objective("classification").shown(0.5), objective("regression").shown(0.012345)
-            ('50.00%', '0.01234')
+            >>> objective("classification").shown(0.5), objective("regression").shown(0.25)
+            ('50.00%', '0.25')
         """
         return f"{value:.2%}" if self.measure == "accuracy" else f"{value:.4g}"
 
