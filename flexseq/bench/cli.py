@@ -4,14 +4,14 @@ import os
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from flexseq.bench.cli_studies import STUDIES
-from flexseq.bench.failing import failing_in_one_sentence
+from flexseq.bench.command import absolute, failing_in_one_sentence, given
 from flexseq.bench.networks import NETWORKS
 from flexseq.bench.plan import make_plan
 from flexseq.bench.run import run
@@ -117,16 +117,15 @@ def bench(
             raise unknown_name("precision", precision, PRECISIONS)
         if resume and out is None:
             raise InputError("--resume needs --out, the folder of the run to go on with")
-        if data_dir is not None:
-            data_dir = os.path.abspath(os.path.expanduser(data_dir))
-        training = _given(epochs=epochs, batch_size=batch_size, lr=lr, kernel_penalty=kernel_penalty, gradient_clip=gradient_clip)
-        training |= _given(alias_penalty=penalty, fine_tune_epochs=fine_tune_epochs, start_below_nyquist=below_nyquist)
-        training |= _given(average_statistics=average_statistics)
+        data_dir = absolute(data_dir)
+        training = given(epochs=epochs, batch_size=batch_size, lr=lr, kernel_penalty=kernel_penalty, gradient_clip=gradient_clip)
+        training |= given(alias_penalty=penalty, fine_tune_epochs=fine_tune_epochs, start_below_nyquist=below_nyquist)
+        training |= given(average_statistics=average_statistics)
         training |= {"precision": PRECISIONS[precision], "seed": seed, "workers": workers}
-        network = _given(depth=depth, width=width, kernel=kernel, conv=conv, kernel_size=kernel_size)
-        network |= _given(mask_sigma=mask_sigma, dropout=dropout, head=head)
-        data = _given(data_dir=data_dir, download=download or None, words=words, split=split, short=short, limit=limit, size=size)
-        data |= _given(drop=drop, length=length, problem=problem)
+        network = given(depth=depth, width=width, kernel=kernel, conv=conv, kernel_size=kernel_size)
+        network |= given(mask_sigma=mask_sigma, dropout=dropout, head=head)
+        data = given(data_dir=data_dir, download=download or None, words=words, split=split, short=short, limit=limit, size=size)
+        data |= given(drop=drop, length=length, problem=problem)
         if sweep:
             transfer = TASKS[task].transfer
             if transfer is None:
@@ -158,7 +157,7 @@ def bench(
             network=network,
             training=training,
             data=data,
-            sizes=_given(source=_size("source", source), target=_size("target", target)),
+            sizes=given(source=_size("source", source), target=_size("target", target)),
             test_rate=test_rate,
             quick=quick,
         )
@@ -198,15 +197,11 @@ def list_tasks(data_dir: str | None) -> None:
     Console().print(table)
 
 
-def _given(**options: Any) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
-
-
 def main() -> None:
     """Run the command line: a task, or one of the studies, which have their own options."""
-    given = sys.argv[1:]
+    words = sys.argv[1:]
     # Not what follows an option, but for options without a value.
-    names = [b for a, b in zip(["", *given], given, strict=False) if not a.startswith("-") or a in ("--quick", "--draw", "--download")]
+    names = [b for a, b in zip(["", *words], words, strict=False) if not a.startswith("-") or a in ("--quick", "--draw", "--download")]
     name = next((name for name in names if name in STUDIES), None)
     if name in STUDIES:
         STUDIES[name][0]()

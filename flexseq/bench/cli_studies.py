@@ -1,12 +1,11 @@
 """The command line's options for studies of many runs: the papers' tables, and fits of kernel networks."""
 
-import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from flexseq.bench.failing import failing_in_one_sentence
+from flexseq.bench.command import absolute, failing_in_one_sentence, given
 from flexseq.bench.kernel_fits import fit_kernels
 from flexseq.bench.picture_fits import IMAGE_NETWORKS, fit_pictures, pictures_in
 from flexseq.bench.tables import TABLES, run_table
@@ -54,8 +53,8 @@ def table(
     with failing_in_one_sentence("the same command goes on after the last finished epoch"):
         if seeds < 1:
             raise InputError(f"--seeds expected at least 1, got {seeds}")
-        training = _given(epochs=epochs, fine_tune_epochs=fine_tune_epochs, batch_size=batch_size)
-        data = _given(data_dir=_absolute(data_dir), download=download or None, limit=limit)
+        training = given(epochs=epochs, fine_tune_epochs=fine_tune_epochs, batch_size=batch_size)
+        data = given(data_dir=absolute(data_dir), download=download or None, limit=limit)
         path = run_table(
             name,
             out or Path("runs") / name,
@@ -128,11 +127,3 @@ def kernel_fit(
 
 def _listed(text: str | None) -> list[str]:
     return [part.strip() for part in (text or "").split(",") if part.strip()]
-
-
-def _absolute(folder: str | None) -> str | None:
-    return None if folder is None else os.path.abspath(os.path.expanduser(folder))
-
-
-def _given(**options: Any) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}

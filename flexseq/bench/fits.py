@@ -1,17 +1,11 @@
 """Fitting a function to values: what kernel networks can be."""
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from flexseq.errors import InputError
-from flexseq.files import write_text
 
 LR = {"siren": 0.001}
 """Learning rates of networks that do not have 0.01."""
@@ -63,16 +57,3 @@ def fit_function(function: nn.Module, evaluate: Callable[[], Tensor], target: Te
         values = evaluate()
         errors.append(float((values - target).square().mean()))
     return Fit(values, errors, [*steps, iterations], time.perf_counter() - began)
-
-
-def claim_fits(folder: Path, recipe: dict[str, Any]) -> None:
-    """Make a folder these fits' own; one that holds others' is refused."""
-    place = folder / "recipe.json"
-    if place.is_file():
-        before = json.loads(place.read_text())
-        if before != recipe:
-            raise InputError(f"{folder} holds fits with other options ({before}); give another --out")
-        return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} is no empty folder and holds no fits; give another --out")
-    write_text(place, json.dumps(recipe, indent=1) + "\n")

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from flexseq.bench.fit_plots import plot_kernel_fits
-from flexseq.bench.fits import LR, NO_EPOCHS, claim_fits, fit_function
+from flexseq.bench.fits import LR, NO_EPOCHS, fit_function
 from flexseq.bench.picture_fits import read_picture
 from flexseq.bench.results import versions, where_it_ran, write_result
-from flexseq.bench.study import mean_and_spread
+from flexseq.bench.study import claim_study, mean_and_spread
 from flexseq.errors import InputError
 from flexseq.files import replacing, write_text
 from flexseq.kernels import KERNELS, KernelNetwork
@@ -133,7 +133,7 @@ def fit_kernels(folder: Path, *, iterations: int, seeds: list[int], pictures: li
         raise InputError(f"--iterations expected at least 1, got {iterations}")
     sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in pictures}
     recipe = {"task": "kernel_fit", "iterations": iterations, "pictures": sums}
-    claim_fits(folder, recipe)
+    claim_study(folder, recipe)
     print(f"results go to {folder}", flush=True)
     errors: dict[str, dict[str, list[float]]] = {}
     shown: dict[str, dict[str, Tensor]] = {"target": {}}

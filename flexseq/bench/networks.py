@@ -18,6 +18,8 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "flexnet": FlexNet,
     "cifar_resnet": CIFARResNet,
 }
+FOR_SERIES = ("flextcn", "cktcn", "ckcnn", "tcn")
+"""The others are for images."""
 FROM_DATA = ("in_channels", "num_classes", "image_size")
 """Arguments that the dataset gives."""
 
@@ -48,7 +50,15 @@ def network_arguments(name: str, given: dict[str, Any], defaults: dict[str, Any]
 
 
 def build_network(name: str, arguments: dict[str, Any], dataset: Dataset) -> nn.Module:
-    """The network for a dataset's channels and classes."""
+    """The network for a dataset's channels and classes.
+
+    Raises:
+        InputError: a network for series and a dataset of images, or the other way round; arguments that the network does not take.
+    """
+    if (name in FOR_SERIES) != (len(dataset.shape) == 2):
+        own, other = ("series", "images") if name in FOR_SERIES else ("images", "series")
+        others = ", ".join(one for one in NETWORKS if (one in FOR_SERIES) != (name in FOR_SERIES))
+        raise InputError(f"--model {name} is a network for {own}, and {dataset.name} has {other}; {others} take them")
     if "image_size" in inspect.signature(NETWORKS[name]).parameters:
         arguments = {**arguments, "image_size": dataset.shape[-1]}
     return NETWORKS[name](dataset.shape[0], dataset.outputs, **arguments)

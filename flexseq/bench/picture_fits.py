@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from flexseq.bench.fit_plots import plot_fits
-from flexseq.bench.fits import LR, NO_EPOCHS, claim_fits, fit_function
+from flexseq.bench.fits import LR, NO_EPOCHS, fit_function
 from flexseq.bench.results import versions, where_it_ran, write_result
-from flexseq.bench.study import mean_and_spread
+from flexseq.bench.study import claim_study, mean_and_spread
 from flexseq.errors import InputError, unknown_name
 from flexseq.files import replacing, write_text
 from flexseq.kernels import KERNELS, KernelNetwork
@@ -139,7 +139,7 @@ def fit_pictures(
     for path in pictures:
         read_picture(path, crop)  # one that cannot be used is to be named now, not after hours
     recipe = {"task": "kodak_fit", "iterations": iterations, "crop": crop, "seed": seed, "parameters": PARAMETERS}
-    claim_fits(folder, recipe)
+    claim_study(folder, recipe)
     print(f"results go to {folder}", flush=True)
     sums = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in pictures}
     todo = []

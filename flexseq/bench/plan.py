@@ -1,14 +1,13 @@
 """Everything that makes a run what it is: from what the user gave, the task's recipe and the network's own defaults."""
 
 import dataclasses
-import inspect
 import json
 from typing import Any
 
 from torch import nn
 
 from flexseq.antialias import limit_frequencies
-from flexseq.bench.networks import NETWORKS, build_network, network_arguments
+from flexseq.bench.networks import build_network, network_arguments
 from flexseq.bench.tasks import TASKS, Task
 from flexseq.data.dataset import Dataset
 from flexseq.data.irregular import drop_steps
@@ -85,11 +84,6 @@ def build(plan: Plan, dataset: Dataset) -> nn.Module:
     Raises:
         InputError: arguments that it does not take; kernels that cannot start below Nyquist.
     """
-    takes_images = "image_size" in inspect.signature(NETWORKS[plan.model]).parameters or plan.model == "cifar_resnet"
-    if takes_images and len(dataset.shape) != 3:
-        raise InputError(
-            f"--model {plan.model} is a network for images, and {plan.task.name} has series; flextcn, cktcn, ckcnn, tcn take them"
-        )
     model = build_network(plan.model, plan.network, dataset)
     if plan.recipe.start_below_nyquist:
         read_crops(list(model.modules()), dataset.shape[1:])  # layers that take their kernel's size from the first input

@@ -5,6 +5,7 @@ import json
 import shutil
 import statistics
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,7 +42,7 @@ def claim_study(folder: Path, about: dict[str, Any]) -> None:
 
     Args:
         folder: made where it is not there.
-        about: everything that all runs of the study share.
+        about: everything that all its runs or fits share.
 
     Raises:
         InputError: the folder holds a study with other options, or something else.
@@ -95,7 +96,10 @@ def run_cells(cells: list[Cell], folder: Path, *, device: str, draw: Callable[[]
                     _take_over(folder / RUNS / cell.same_source, place, cell.plan)
                 run(cell.plan, place, seeds=1, device=device, resume=place.exists())
             except Exception as error:  # memory that is used up, a disk that is full: the other cells are still to be run
-                message = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+                message = str(error)
+                if not isinstance(error, InputError):
+                    message = f"{type(error).__name__}: {error}"
+                    traceback.print_exc()
                 print(f"{cell.folder} failed: {message}", flush=True)
                 failed.setdefault(message.splitlines()[0], []).append(cell.folder)
                 continue

@@ -8,7 +8,7 @@ from typing import Any
 from flexseq.bench.plan import Plan, make_plan
 from flexseq.bench.plots import plot_over_size, plot_table
 from flexseq.bench.run import FREE
-from flexseq.bench.study import Cell, claim_study, in_percent, mean_and_spread, results_of, run_cells
+from flexseq.bench.study import RUNS, Cell, claim_study, in_percent, mean_and_spread, results_of, run_cells
 from flexseq.bench.tasks import TASKS
 from flexseq.errors import InputError
 from flexseq.files import write_text
@@ -305,7 +305,7 @@ def _cell(task: str, row: Row, seed: int) -> str:
 
 
 def _finished(folder: Path, task: str, row: Row) -> list[dict[str, Any]]:
-    places = sorted((folder / "runs" / task / row.name).glob("seed-*"), key=lambda place: int(place.name.removeprefix("seed-")))
+    places = sorted((folder / RUNS / task / row.name).glob("seed-*"), key=lambda place: int(place.name.removeprefix("seed-")))
     return results_of(folder, [f"{task}/{row.name}/{place.name}" for place in places])
 
 

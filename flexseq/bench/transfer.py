@@ -19,11 +19,11 @@ from flexseq.bench.results import versions, where_it_ran, write_result
 from flexseq.bench.tasks import Transfer
 from flexseq.data.dataset import Dataset, Split
 from flexseq.errors import InputError
-from flexseq.models import TCN, FlexTCN
 from flexseq.nn.continuous import ContinuousConv
 from flexseq.processes import is_first_process
 from flexseq.resolution import set_resolution
 from flexseq.training.fit import ONE, Devices, Fitted, fit, predict
+from flexseq.training.objective import objective
 from flexseq.training.recipe import Recipe
 
 SOURCE, TARGET = "source", "target"
@@ -86,10 +86,6 @@ def run_transfer(
     source, target = (at_size(dataset, size, transfer.resize) for size in (transfer.source, transfer.target))
     torch.manual_seed(recipe.seed)
     model = build(plan, source)
-    if isinstance(model, FlexTCN | TCN):
-        raise InputError(
-            f"--model {plan.model} is a network for series, and {plan.task.name} has images; flexnet and cifar_resnet take them"
-        )
 
     for data in (source, target):
         data.test.batch([0])  # a size that the images cannot be brought to is to be said now, not after the training
@@ -107,7 +103,7 @@ def run_transfer(
         if not first_process:
             return math.nan
         predicted, true = predict(model, data.test, device=device, batch_size=recipe.batch_size)
-        return float((predicted == true).double().mean())
+        return objective(data.kind).score(predicted, true)
 
     def train(data: Dataset, stage: str, how: Recipe) -> Fitted:
         label = f"{plan.task.name} seed {recipe.seed} {stage} {data.shape[-1]} px"

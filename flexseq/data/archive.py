@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
-from flexseq.data.dataset import Dataset, Split
+from flexseq.data.dataset import Dataset, Split, as_it_is
 from flexseq.data.panel import Panel, Scaling, read_panel
 from flexseq.data.places import data_dir, existing_folder
 from flexseq.data.splits import held_out_as_it_goes, limited, stratified_split
@@ -64,9 +63,9 @@ def load_archive(*, problem: str, folder: str | None = None, download: bool = Fa
     return Dataset(
         "archive",
         str(train_file.parent),
-        Split(inputs, targets, chosen[kept], _as_it_is, lengths),
-        Split(inputs, targets, chosen[validating], _as_it_is, lengths),
-        Split(test_inputs, test_targets, tested, _as_it_is, test_lengths),
+        Split(inputs, targets, chosen[kept], as_it_is, lengths),
+        Split(inputs, targets, chosen[validating], as_it_is, lengths),
+        Split(test_inputs, test_targets, tested, as_it_is, test_lengths),
         [str(label) for label in classes],
         (scaling.channels, max(inputs.shape[2], test_inputs.shape[2])),
         notes,
@@ -184,7 +183,3 @@ def _is_regression(path: Path) -> bool:
     with open(path, encoding="utf-8", errors="replace") as file:
         header = [line.lower().split() for line in itertools.takewhile(lambda line: not line.lower().startswith("@data"), file)]
     return any(words[:2] == ["@targetlabel", "true"] for words in header)
-
-
-def _as_it_is(x: Tensor) -> Tensor:
-    return x

@@ -62,6 +62,22 @@ class Split:
         self.__dict__.update(state)
 
 
+@dataclass
+class Then:
+    """One function of a batch, then another."""
+
+    first: Callable[[Tensor], Tensor]
+    second: Callable[[Tensor], Tensor]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x))
+
+
+def as_it_is(x: Tensor) -> Tensor:
+    """A transform that leaves batches alone."""
+    return x
+
+
 def as_float(values: np.ndarray) -> np.ndarray:
     """Values in float32; 16-bit integers are audio, and become [-1, 1)."""
     return values.astype(np.float32) / (32768 if values.dtype == np.int16 else 1)

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from flexseq.data.dataset import Dataset, Split
+from flexseq.data.dataset import Dataset, Split, Then
 from flexseq.data.images import load_images
 from flexseq.errors import unknown_name
 
@@ -54,17 +54,6 @@ def _transforms() -> dict[str, tuple[str, Callable[[Tensor], Tensor], tuple[int,
 
 IMAGES_OF = {name: images for name, (images, _, _) in _transforms().items()}
 """Which images each of the sequence datasets is made of."""
-
-
-@dataclasses.dataclass
-class Then:
-    """One function of a batch, then another."""
-
-    first: Callable[[Tensor], Tensor]
-    second: Callable[[Tensor], Tensor]
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.second(self.first(x))
 
 
 def load_image_sequences(name: str, *, folder: str | None = None, download: bool = False, limit: int | None = None) -> Dataset:

@@ -4,13 +4,13 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from flexseq.data.dataset import Dataset, Split
+from flexseq.data.dataset import Dataset, Split, Then
 from flexseq.errors import InputError
 
 
@@ -75,22 +75,6 @@ def drop_steps(dataset: Dataset, percent: int, seed: int = 0) -> Dataset:
     )
 
 
-@dataclass
-class Resampled:
-    """A split's transform, then resampling in time.
-
-    Args:
-        first: the split's.
-        rate: samples there are for each that there was.
-    """
-
-    first: Any
-    rate: float
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return resample(self.first(x), self.rate)
-
-
 def resample(x: Tensor, rate: float) -> Tensor:
     """Series at another sampling rate, band-limited: (..., length) -> (..., about rate * length), the first sample where it was.
 
@@ -111,4 +95,4 @@ def resample(x: Tensor, rate: float) -> Tensor:
 
 def at_rate(split: Split, rate: float) -> Split:
     """A split whose series are resampled; see `resample`."""
-    return dataclasses.replace(split, transform=Resampled(split.transform, rate))
+    return dataclasses.replace(split, transform=Then(split.transform, partial(resample, rate=rate)))

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flexseq.data.dataset import IGNORED, Dataset, Split
+from flexseq.data.dataset import IGNORED, Dataset, Split, as_it_is
 from flexseq.errors import InputError
 
 SYMBOLS, RECALLED, BLANK, GO = 8, 10, 0, 9
@@ -75,7 +75,7 @@ def load_adding(*, length: int = 1000, limit: int | None = None) -> Dataset:
             inputs[rows, 1, at] = 1
         return inputs, inputs[rows, 0, marked[0]] + inputs[rows, 0, marked[1]]
 
-    splits = _splits(make, length, limit, _as_it_is)
+    splits = _splits(make, length, limit, as_it_is)
     return Dataset("adding", "made here", *splits, [], (2, length), options={"length": length}, kind="regression")
 
 
@@ -95,7 +95,3 @@ def _splits(
 
 def _one_hot(x: Tensor) -> Tensor:
     return F.one_hot(x[:, 0].to(torch.int64), GO + 1).movedim(2, 1).to(torch.float32)
-
-
-def _as_it_is(x: Tensor) -> Tensor:
-    return x

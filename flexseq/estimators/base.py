@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from flexseq.arguments import from_json, to_json
-from flexseq.data.dataset import Dataset, Split
+from flexseq.data.dataset import Dataset, Split, as_it_is
 from flexseq.data.panel import Panel, Scaling, read_panel
 from flexseq.data.splits import held_out_as_it_goes
 from flexseq.errors import InputError
@@ -192,7 +192,7 @@ class FlexTCNEstimator:
     @staticmethod
     def _split(panel: Panel, inputs: np.ndarray, targets: np.ndarray) -> Split:
         whole = bool((panel.lengths == inputs.shape[2]).all())
-        return Split(inputs, targets, np.arange(len(inputs)), _as_it_is, None if whole else panel.lengths)
+        return Split(inputs, targets, np.arange(len(inputs)), as_it_is, None if whole else panel.lengths)
 
     # Saving: sktime's zip, but the object is safetensors and JSON.
 
@@ -303,10 +303,6 @@ class FlexTCNEstimator:
         if about["fitted"] is not None:
             estimator._fitted_from_json(about["fitted"])
         return estimator
-
-
-def _as_it_is(x: Tensor) -> Tensor:
-    return x
 
 
 def _part(split: Split, positions: np.ndarray) -> Split:
