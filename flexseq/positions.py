@@ -1,4 +1,4 @@
-"""Where a kernel's taps lie.
+"""Where a kernel's taps lie, and a spectrum's bins.
 
 A kernel of k taps lies on linspace(-1, 1, k) along each axis, whatever k is; axes are in 'ij' order (axis 0 = rows).
 The last tap of a causal kernel, at +1, is the present sample; the middle of a centred one, at 0, is the sample itself (of an even one, the
@@ -63,6 +63,67 @@ def tap_positions(
         index = from_present + taps_around(size, causal=causal)[0]
         axes.append((2 * index - last) / last if last else index + float(causal))
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))
+
+
+def bin_frequencies(
+    grid: Sequence[int],
+    kernel_size: Sequence[int],
+    *,
+    ratio: float = 1.0,
+    as_published: bool = False,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """The frequency of each bin of a Fourier transform, in cycles per kernel: (ndim, *grid), in torch.fft's order.
+
+    A kernel as large as the images that it was trained on has whole numbers there, from -(n // 2) to (n - 1) // 2. On another grid the bins
+    lie more or less densely in the same range, since frequencies per pixel stay; at another `ratio` in a wider or narrower one. Those above
+    training's Nyquist frequency are left as they are: see `in_band`.
+
+    Args:
+        grid: samples along each axis.
+        kernel_size: samples along each axis in training.
+        ratio: how many times as densely as in training inputs are sampled.
+        as_published: for an odd grid half a bin lower, as in NIFF's code.
+
+    Example:
+        >>> bin_frequencies((4,), (4,)).tolist(), bin_frequencies((6,), (3,)).tolist()
+        ([[0.0, 1.0, -2.0, -1.0]], [[0.0, 0.5, 1.0, -1.5, -1.0, -0.5]])
+        >>> bin_frequencies((6,), (3,), ratio=2.0).tolist()
+        [[0.0, 1.0, 2.0, -3.0, -2.0, -1.0]]
+    """
+    axes = []
+    for count, size in zip(grid, kernel_size, strict=True):
+        index = torch.arange(count, dtype=dtype, device=device)
+        bins = torch.where(index < (count + 1) // 2, index, index - count)
+        if as_published and count % 2:
+            bins = bins - 0.5
+        frequencies = bins * (size * ratio) / count
+        if size % 2 == 0:  # where both are there, the highest and its opposite are the one that training had
+            frequencies = torch.where((frequencies - size / 2).abs() < 1e-4, -frequencies, frequencies)
+        axes.append(frequencies)
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))
+
+
+def in_band(frequencies: Tensor, kernel_size: Sequence[int]) -> Tensor:
+    """Which frequencies, (ndim, *bins) in cycles per kernel, training's images can have held: (*bins), of bools."""
+    half = torch.tensor([size / 2 for size in kernel_size], dtype=frequencies.dtype, device=frequencies.device)
+    return (frequencies.abs() <= half.view(-1, *[1] * (frequencies.ndim - 1)) + 1e-4).all(0)
+
+
+def unit_coordinates(positions: Tensor, sizes: Sequence[int], *, dtype: torch.dtype) -> tuple[Tensor, list[Tensor]]:
+    """Where places in a flattened array lie along its axes: in [0, 1], (n, axes), and as indices, (n,) for each axis.
+
+    Example:
+        >>> unit_coordinates(torch.tensor([0, 5]), (2, 3), dtype=torch.float32)[0].tolist()
+        [[0.0, 0.0], [1.0, 1.0]]
+    """
+    index = []
+    for size in reversed(sizes):
+        index.append(positions % size)
+        positions = positions // size
+    index.reverse()
+    return torch.stack([place.to(dtype) / max(1, size - 1) for place, size in zip(index, sizes, strict=True)], 1), index
 
 
 def tap_weights(kernel_size: Sequence[int], *, causal: bool, keep: Keep, ratio: float, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -27,7 +27,7 @@ def test_flexseq_imports_torch_and_einops_and_nothing_heavy():
 
 def test_torchaudios_python_parts_work_beside_this_torch():
     code = (
-        "from flexseq.data.torchaudio_import import import_torchaudio; import torch; t = import_torchaudio(); "
+        "from flexseq.torchaudio_import import import_torchaudio; import torch; t = import_torchaudio(); "
         "print(t.functional.resample(torch.randn(800), 8000, 16000).shape, t.datasets.SPEECHCOMMANDS.__name__, import_torchaudio() is t)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -39,7 +39,7 @@ def test_torchaudio_without_its_extension_says_so_where_it_matters():
         "import torch\n"
         "def fail(path): raise OSError('libcudart.so.13: cannot open shared object file')\n"
         "torch.ops.load_library = fail\n"
-        "from flexseq.data.torchaudio_import import import_torchaudio\n"
+        "from flexseq.torchaudio_import import import_torchaudio\n"
         "t = import_torchaudio()\n"
         "print(t.functional.resample(torch.randn(80), 8000, 16000).shape)\n"
         "try: t.functional.forced_align(torch.zeros(1, 4, 3), torch.zeros(1, 2, dtype=torch.int32))\n"

@@ -87,7 +87,7 @@ def test_other_rates_are_resampled_to_16_khz(folder):
 
 
 def test_mfccs_are_torchaudios(folder):
-    from flexseq.data.torchaudio_import import import_torchaudio
+    from flexseq.torchaudio_import import import_torchaudio
 
     data = load_speech_commands(mfcc=True, folder=folder, words=WORDS)
     assert data.shape == (20, 161)

@@ -10,13 +10,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from flexseq.backbones import BACKBONES, CONVERSIONS
 from flexseq.bench.cli_studies import STUDIES
-from flexseq.bench.command import absolute, failing_in_one_sentence, given
 from flexseq.bench.networks import NETWORKS
 from flexseq.bench.plan import make_plan
 from flexseq.bench.run import run
 from flexseq.bench.sweep import run_sweep
 from flexseq.bench.tasks import TASKS
+from flexseq.command import absolute, failing_in_one_sentence, given
 from flexseq.errors import InputError, unknown_name
 from flexseq.kernels import KERNELS
 from flexseq.processes import is_first_process
@@ -37,7 +38,7 @@ def bench(
     depth: Annotated[int | None, typer.Option(help="blocks")] = None,
     width: Annotated[int | None, typer.Option(help="channels inside")] = None,
     kernel: Annotated[str | None, typer.Option(help=" | ".join(KERNELS))] = None,
-    conv: Annotated[str | None, typer.Option(help="flex | ck | njet | conv (with --kernel-size)")] = None,
+    conv: Annotated[str | None, typer.Option(help="flex | ck | njet | conv (with --kernel-size); cfnet: cf | conv")] = None,
     kernel_size: Annotated[
         int | None, typer.Option(help="taps before cropping; by default the sequence's length, or the images' size")
     ] = None,
@@ -46,6 +47,17 @@ def bench(
     ] = None,
     dropout: Annotated[float | None, typer.Option(help="probability")] = None,
     head: Annotated[str | None, typer.Option(help="where the logits come from: last (step) | mean (over time)")] = None,
+    backbone: Annotated[str | None, typer.Option(help=f"niff tasks: {' | '.join(BACKBONES)}")] = None,
+    conversion: Annotated[str | None, typer.Option(help=f"niff tasks: {' | '.join(CONVERSIONS)}")] = None,
+    parameterisation: Annotated[str | None, typer.Option(help="cfnet: hwio | hwi | hwo | hw, what the kernels are functions of")] = None,
+    positions: Annotated[
+        float | None, typer.Option(help="cfnet: how many values of each kernel a step draws, or their share below 1; 32768 by default")
+    ] = None,
+    update: Annotated[str | None, typer.Option(help="cfnet: replace | average, what becomes of the values drawn")] = None,
+    rate: Annotated[float | None, typer.Option(help="cfnet: what a new value counts with --update average; 0.1 by default")] = None,
+    gradient: Annotated[str | None, typer.Option(help="cfnet: sparse | naive | rematerialised | chunked")] = None,
+    half: Annotated[bool | None, typer.Option("--half/--whole", help="cfnet: keep half spectra (default), or whole ones")] = None,
+    refresh_every: Annotated[int | None, typer.Option(help="cfnet: make the state anew from the networks every so many steps")] = None,
     epochs: Annotated[int | None, typer.Option()] = None,
     batch_size: Annotated[int | None, typer.Option()] = None,
     lr: Annotated[float | None, typer.Option(help="learning rate")] = None,
@@ -77,7 +89,10 @@ def bench(
         typer.Option("--start-below-nyquist/--start-as-drawn", help="scale kernels at the start so that their limit is at most Nyquist"),
     ] = None,
     fine_tune_epochs: Annotated[int | None, typer.Option(help="transfer: epochs at the target")] = None,
-    size: Annotated[int | None, typer.Option(help="imagenet_k: pixels along an edge, 8 | 16 | 32 | 64; 32 by default")] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(help="pixels along an edge; imagenet_k: 8 | 16 | 32 (default) | 64; niff_imagenet: 224, cats_dogs: 150 by default"),
+    ] = None,
     data_dir: Annotated[str | None, typer.Option(help="the folder that holds the data")] = None,
     download: Annotated[bool, typer.Option("--download", help="fetch the data into --data-dir if it is not there")] = False,
     problem: Annotated[str | None, typer.Option(help="archive: the problem's name, such as GunPoint")] = None,
@@ -123,7 +138,13 @@ def bench(
         training |= given(average_statistics=average_statistics)
         training |= {"precision": PRECISIONS[precision], "seed": seed, "workers": workers}
         network = given(depth=depth, width=width, kernel=kernel, conv=conv, kernel_size=kernel_size)
-        network |= given(mask_sigma=mask_sigma, dropout=dropout, head=head)
+        network |= given(mask_sigma=mask_sigma, dropout=dropout, head=head, backbone=backbone, conversion=conversion)
+        if positions is not None and positions >= 1:
+            if positions % 1:
+                raise InputError(f"--positions expected a whole number, or a share below 1, got {positions}")
+            positions = int(positions)
+        network |= given(parameterisation=parameterisation, positions=positions, update=update, rate=rate, gradient=gradient)
+        network |= given(half=half, refresh_every=refresh_every)
         data = given(data_dir=data_dir, download=download or None, words=words, split=split, short=short, limit=limit, size=size)
         data |= given(drop=drop, length=length, problem=problem)
         if sweep:

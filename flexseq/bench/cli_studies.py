@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from flexseq.bench.command import absolute, failing_in_one_sentence, given
 from flexseq.bench.kernel_fits import fit_kernels
 from flexseq.bench.picture_fits import IMAGE_NETWORKS, fit_pictures, pictures_in
 from flexseq.bench.tables import TABLES, run_table
+from flexseq.command import absolute, failing_in_one_sentence, given
 from flexseq.errors import InputError
 from flexseq.training.fit import pick_device
 

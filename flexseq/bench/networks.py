@@ -6,9 +6,10 @@ from typing import Any
 
 from torch import nn
 
+from flexseq.backbones import Backbone
 from flexseq.data.dataset import Dataset
 from flexseq.errors import InputError, unknown_name
-from flexseq.models import CKCNN, CKTCN, TCN, CIFARResNet, FlexNet, FlexTCN
+from flexseq.models import CKCNN, CKTCN, TCN, CFNet, CIFARResNet, FlexNet, FlexTCN
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "flextcn": FlexTCN,
@@ -17,6 +18,8 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "tcn": TCN,
     "flexnet": FlexNet,
     "cifar_resnet": CIFARResNet,
+    "backbone": Backbone,
+    "cfnet": CFNet,
 }
 FOR_SERIES = ("flextcn", "cktcn", "ckcnn", "tcn")
 """The others are for images."""
@@ -42,8 +45,10 @@ def network_arguments(name: str, given: dict[str, Any], defaults: dict[str, Any]
             raise InputError(f"--model {name} has no option --{argument.replace('_', '-')}; it takes {', '.join(own)}")
     if given.get("head", defaults.get("head")) != defaults.get("head") and "sequence" in (given["head"], defaults.get("head")):
         raise InputError(f"--head {given['head']} does not suit the task, which asks for {_ANSWERS[defaults.get('head') == 'sequence']}")
-    conv = given.get("conv", "flex")
-    for argument, needed in (("mask_sigma", ("flex", "njet")), ("kernel", ("flex", "ck"))):
+    conv = {**own, **defaults, **given}.get("conv", "flex")
+    needs = {"mask_sigma": ("flex", "njet"), "kernel": ("flex", "ck"), "kernel_size": ("flex", "ck", "njet", "conv")}
+    needs |= dict.fromkeys(("parameterisation", "positions", "update", "rate", "gradient", "half", "refresh_every"), ("cf",))
+    for argument, needed in needs.items():
         if argument in given and conv not in needed:
             raise InputError(f"--conv {conv} has no --{argument.replace('_', '-')}")
     return {**own, **defaults, **given}
@@ -67,12 +72,35 @@ def build_network(name: str, arguments: dict[str, Any], dataset: Dataset) -> nn.
 def is_papers(name: str, arguments: dict[str, Any], defaults: dict[str, Any]) -> bool:
     """Whether a network is the papers' but for its depth and kernel: all else at the task's and its own defaults."""
     own = network_arguments(name, {}, defaults)
-    named = {"depth", "kernel", "conv"} | ({"kernel_size"} if arguments.get("conv") == "conv" else set())  # what the row's name says
+    named = {
+        "depth",
+        "kernel",
+        "conv",
+        "backbone",
+        "conversion",
+        "library",
+        "parameterisation",
+        "positions",
+        "update",
+        "half",
+        "gradient",
+        "refresh_every",
+    } | ({"kernel_size"} if arguments.get("conv") == "conv" else set())  # what the row's name says
     return all(own[argument] == value for argument, value in arguments.items() if argument not in named)
 
 
 def row_name(name: str, arguments: dict[str, Any]) -> str:
-    """The row of the papers' tables: "FlexTCN-magnet-6", "CKCNN-2", "TCN-8", "FlexNet-conv3-7"."""
+    """The row of the papers' tables: "FlexTCN-magnet-6", "CKCNN-2", "TCN-8", "FlexNet-conv3-7", "resnet18-niff"."""
+    if name == "backbone":
+        return f"{arguments['backbone']}-{arguments['conversion']}"
+    if name == "cfnet":
+        how = f"{arguments['parameterisation']}-{arguments['positions']}"
+        how += "-average" if arguments["update"] == "average" else ""
+        how += "" if arguments["half"] else "-whole"
+        how += "" if arguments["gradient"] == "sparse" else f"-{arguments['gradient']}"
+        how += f"-refresh{arguments['refresh_every']}" if arguments["refresh_every"] else ""
+        kind = f"conv{arguments['kernel_size']}" if arguments["conv"] == "conv" else how
+        return f"CFNet-{kind}-{arguments['depth']}"
     label = NETWORKS[name].__name__
     kernel = f"-{arguments['kernel']}" if isinstance(arguments.get("kernel"), str) else ""
     if arguments.get("conv", "flex") != "flex":

@@ -103,6 +103,35 @@ IMAGENET = TaskRecipe(
     quick=Quick({"epochs": 12, "batch_size": 128}, 20_000),
 )
 
+# NIFF, appendix I: SGD, a cosine from 0.02 without warm-up; images padded by 4, cropped and flipped.
+NIFF_RECIPE = {
+    "epochs": 150,
+    "batch_size": 256,
+    "lr": 0.02,
+    "optimizer": "sgd",
+    "momentum": 0.9,
+    "weight_decay": 0.002,
+    "label_smoothing": 0.1,
+    "warmup_epochs": 0.0,
+    "min_lr": 0.0,
+}
+NIFF_CIFAR = TaskRecipe(
+    NIFF_RECIPE,
+    networks={"backbone": {"backbone": "resnet18"}},
+    quick=Quick({"epochs": 12, "batch_size": 64}, 5_000, {"backbone": {"backbone": "small_resnet"}}),
+)
+# The paper trains each network as its own authors did; this is ResNet's way, of one kind for all.
+NIFF_IMAGENET = TaskRecipe(
+    {**NIFF_RECIPE, "epochs": 90, "lr": 0.1, "weight_decay": 1e-4},
+    networks={"backbone": {"backbone": "resnet18"}},
+    quick=Quick({"epochs": 5, "batch_size": 32}, 1_000),
+)
+
+# CF-Conv gives neither its optimiser nor its epochs.
+CF_RECIPE = {"epochs": 50, "batch_size": 32, "lr": 0.001, "warmup_epochs": 0.0}
+CATS_DOGS = TaskRecipe(CF_RECIPE, networks={}, quick=Quick({"epochs": 10}, 2_000))
+CF_CIFAR = TaskRecipe(CF_RECIPE, networks={}, quick=Quick({"epochs": 10}, 4_000))
+
 # Training at one resolution and fine-tuning at another, 100 epochs each, with the penalty on kernels without their mask.
 TWICE = {"epochs": 100, "fine_tune_epochs": 100, "alias_penalty": "magnet"}
 # In a short run the penalty has too few steps to bring the kernels down from where they are drawn.

@@ -1,5 +1,6 @@
 """The tasks: their data, recipe, network and published figures. To add one, add it to TASKS."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,8 @@ from torch import Tensor
 from flexseq.bench.recipes import (
     ADDING,
     ARCHIVE,
+    CATS_DOGS,
+    CF_CIFAR,
     CHARACTER_TRAJECTORIES,
     CIFAR,
     CIFAR_TRANSFER,
@@ -17,6 +20,8 @@ from flexseq.bench.recipes import (
     DIGITS_TRANSFER,
     IMAGENET,
     IMAGENET_TRANSFER,
+    NIFF_CIFAR,
+    NIFF_IMAGENET,
     NPCIFAR10,
     PMNIST,
     SCIFAR10,
@@ -232,6 +237,22 @@ def _imagenet_is_here(folder: str | None) -> bool:
     return imagenet_is_here(folder)
 
 
+def _load_image_folder(*, data_dir: str | None = None, **options: Any) -> Dataset:
+    from flexseq.data.image_folder import load_image_folder
+
+    if data_dir is None:
+        raise InputError("niff_imagenet needs --data-dir, a folder with train/CLASS and val/CLASS in it")
+    return load_image_folder(data_dir, **options)
+
+
+def _load_cats_dogs(*, data_dir: str | None = None, **options: Any) -> Dataset:
+    from flexseq.data.image_folder import load_cats_dogs
+
+    if data_dir is None:
+        raise InputError("cats_dogs needs --data-dir, the folder PetImages of the official archive, or one with two classes in its layout")
+    return load_cats_dogs(data_dir, **options)
+
+
 def _load_digit_images(**options: Any) -> Dataset:
     from flexseq.data.digit_images import load_digit_images
 
@@ -387,6 +408,80 @@ TASKS = {
             paper={"FlexNet-magnet-5": 0.249},
             paper_samples=1_331_167,
             paper_options={"size": 32},
+        ),
+        Task(
+            name="niff_cifar10",
+            description="CIFAR-10 by well-known networks (--backbone) and their NIFF versions (--conversion)",
+            needs="as cifar10",
+            is_here=lambda folder: _images_are_here("cifar10", folder),
+            load=lambda **options: _load_images("cifar10", **options),
+            options=("data_dir", "download", "limit"),
+            defaults=NIFF_CIFAR,
+            model="backbone",
+            # NIFF, Tables A2 and A4
+            paper={
+                "resnet18-baseline": 0.9274,
+                "resnet18-separated": 0.9018,
+                "resnet18-niff": 0.9063,
+                "resnet18-niff_full": 0.9266,
+                "resnet18-niff_linear": 0.8311,
+                "resnet50-baseline": 0.9375,
+                "resnet50-separated": 0.9213,
+                "resnet50-niff": 0.9311,
+                "resnet50-niff_full": 0.9339,
+                "resnet50-niff_linear": 0.8754,
+                "convnext_tiny-baseline": 0.9037,
+                "convnext_tiny-niff": 0.9148,
+                "convnext_tiny-niff_linear": 0.8430,
+                "densenet121-baseline": 0.9393,
+                "densenet121-separated": 0.9200,
+                "densenet121-niff": 0.9249,
+                "densenet121-niff_full": 0.9247,
+                "densenet121-niff_linear": 0.7995,
+                "mobilenet_v2-baseline": 0.9451,
+                "mobilenet_v2-niff": 0.9403,
+                "mobilenet_v2-niff_linear": 0.9321,
+            },
+            paper_samples=60_000,
+        ),
+        Task(
+            name="niff_imagenet",
+            description="a folder of pictures, such as ImageNet, by the same networks (--backbone, --conversion), 224 px (--size)",
+            needs="a folder (--data-dir) with train/CLASS/*.jpg and val/CLASS/*.jpg",
+            is_here=lambda folder: folder is not None and os.path.isdir(os.path.join(folder, "train")),
+            load=_load_image_folder,
+            options=("data_dir", "size", "limit"),
+            defaults=NIFF_IMAGENET,
+            model="backbone",
+        ),
+        Task(
+            name="cats_dogs",
+            description="photographs of cats and dogs, 150 px (--size), by CF-Conv's network",
+            needs="a folder (--data-dir) with Cat/ and Dog/, as the official archive has, or any two classes",
+            is_here=lambda folder: folder is not None and any(os.path.isdir(os.path.join(folder, one)) for one in ("PetImages", "Cat")),
+            load=_load_cats_dogs,
+            options=("data_dir", "size", "limit"),
+            defaults=CATS_DOGS,
+            model="cfnet",
+            # CF-Conv, second version, Table 1
+            paper={
+                "CFNet-conv3-6": 0.8664,
+                "CFNet-hwio-4096-whole-6": 0.7526,
+                "CFNet-hwio-32768-whole-6": 0.7927,
+                "CFNet-hwio-262144-whole-6": 0.8530,
+            },
+            paper_samples=24_998,  # two of the 25,000 files are empty
+            paper_options={"size": 150},
+        ),
+        Task(
+            name="cf_cifar10",
+            description="CIFAR-10 by CF-Conv's network",
+            needs="as cifar10",
+            is_here=lambda folder: _images_are_here("cifar10", folder),
+            load=lambda **options: _load_images("cifar10", **options),
+            options=("data_dir", "download", "limit"),
+            defaults=CF_CIFAR,
+            model="cfnet",
         ),
         Task(
             name="digits_transfer",

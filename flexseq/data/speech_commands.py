@@ -21,8 +21,8 @@ from flexseq.data.downloads import fetch, unpack_tar
 from flexseq.data.places import cache_dir, data_dir, existing_folder
 from flexseq.data.splits import limited, stratified_split
 from flexseq.data.standardise import standardiser
-from flexseq.data.torchaudio_import import import_torchaudio
 from flexseq.errors import InputError, unknown_name
+from flexseq.torchaudio_import import import_torchaudio
 
 URLS = ["http://download.tensorflow.org/data/speech_commands_v0.02.tar.gz"]
 SHA256 = "af14739ee7dc311471de98f5f9d2c9191b18aedfe957f4a6ff791c709868ff58"

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ class MLP(KernelNetwork):
     Args:
         ndim, out_channels, hidden: see `KernelNetwork`.
         layers: linear maps in all, the readout included; at least 2.
+        widths: functions after each linear map but the readout, in place of `hidden` and `layers`; one or more.
         activation: "relu", "gelu" or "silu".
         fourier_features: where given, positions x enter as sin(2 pi B x) and cos(2 pi B x) of that many random rows of B, which stay fixed.
         fourier_scale: standard deviation of B, in cycles per unit of position.
@@ -43,6 +44,7 @@ class MLP(KernelNetwork):
         *,
         hidden: int = 32,
         layers: int = 3,
+        widths: Sequence[int] | None = None,
         activation: str = "relu",
         fourier_features: int | None = None,
         fourier_scale: float = 4.0,
@@ -50,13 +52,16 @@ class MLP(KernelNetwork):
     ):
         if layers < 2:
             raise InputError(f"MLP expected layers of at least 2, got {layers}")
-        super().__init__(ndim, out_channels, hidden)
+        if widths is not None and (not widths or not all(isinstance(width, int) and width >= 1 for width in widths)):
+            raise InputError(f"MLP expected widths of at least 1, one or more of them, got {widths!r}")
+        widths = [hidden] * (layers - 1) if widths is None else list(widths)
+        super().__init__(ndim, out_channels, widths[-1])
         if activation not in ACTIVATIONS:
             raise unknown_name("activation", activation, ACTIVATIONS)
         self.activation = activation
         directions = None if fourier_features is None else torch.randn(fourier_features, ndim) * fourier_scale
         self.register_buffer("directions", directions)
-        sizes = [ndim if fourier_features is None else 2 * fourier_features] + [hidden] * (layers - 1)
+        sizes = [ndim if fourier_features is None else 2 * fourier_features, *widths]
         self.linears = nn.ModuleList(PointwiseLinear(a, b) for a, b in itertools.pairwise(sizes))
 
     def basis(self, positions: Tensor) -> Tensor:

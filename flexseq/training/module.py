@@ -30,7 +30,7 @@ def apply(model: nn.Module, inputs: Any, dtype: torch.dtype) -> Tensor:
 
 
 class Learner(LightningModule):
-    """An objective's loss plus the penalties, Adam with the masks' own learning rate, warm-up and cosine.
+    """An objective's loss plus the penalties, Adam or SGD with the masks' own learning rate, warm-up and cosine.
 
     Args:
         model: (batch, channels, *grid) -> (batch, outputs), or (batch, outputs, length).
@@ -93,6 +93,8 @@ class Learner(LightningModule):
             targets = targets.double() if targets.is_floating_point() else targets
         outputs = apply(self.model, inputs, next(self.model.parameters()).dtype)
         loss = self.objective.loss(outputs, targets)
+        if stage == "fit" and self.recipe.label_smoothing:
+            loss = loss + self.recipe.label_smoothing * (-outputs.log_softmax(1).mean() - loss)
         self.losses[stage].update(loss.detach() * len(targets))
         self.samples[stage].update(float(len(targets)))
         self.measures[stage].update(self.objective.predict(outputs.detach()), targets)
@@ -110,7 +112,12 @@ class Learner(LightningModule):
 
     def configure_optimizers(self) -> Any:
         recipe = self.recipe
-        optimizer = torch.optim.Adam(param_groups(self.model, recipe.lr, recipe.mask_lr_scale), lr=recipe.lr)
+        groups = param_groups(self.model, recipe.lr, recipe.mask_lr_scale)
+        optimizer: torch.optim.Optimizer
+        if recipe.optimizer == "sgd":
+            optimizer = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+        else:
+            optimizer = torch.optim.Adam(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
         factor = partial(warmup_cosine, steps=self.steps, warmup_steps=self.warmup_steps, floor=min(1.0, recipe.min_lr / recipe.lr))
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from flexseq.errors import InputError, unknown_name
 
 PENALTIES = ("none", "magnet", "flexconv")
+OPTIMIZERS = ("adam", "sgd")
 
 
 @dataclass
 class Recipe:
-    """The papers' way of training: Adam, a linear warm-up from 0, then a cosine, stepped at every batch.
+    """The papers' ways of training: Adam or SGD, a linear warm-up from 0, then a cosine, stepped at every batch.
 
     Args:
         epochs: at least 1.
@@ -27,6 +28,10 @@ class Recipe:
         warmup_epochs: of the linear rise; at most a tenth of all epochs is taken, so that short runs get to train too.
         min_lr: where the cosine ends.
         gradient_clip: largest norm of the gradient; 0 for none.
+        optimizer: "adam" | "sgd".
+        momentum: of SGD.
+        weight_decay: the optimiser's, added to the gradient.
+        label_smoothing: share of the target that is spread over all classes in training; classes only.
         precision: "32-true" | "bf16-mixed" | "16-mixed" | "64-true", as Lightning names them.
         seed: of the initial weights, the order of the samples and dropout.
         workers: processes that prepare batches.
@@ -45,6 +50,10 @@ class Recipe:
     warmup_epochs: float = 5.0
     min_lr: float = 1e-6
     gradient_clip: float = 0.0
+    optimizer: str = "adam"
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    label_smoothing: float = 0.0
     precision: str = "32-true"
     seed: int = 0
     workers: int = 0
@@ -53,6 +62,11 @@ class Recipe:
         for name, smallest in (("epochs", 1), ("batch_size", 1), ("seed", 0), ("workers", 0), ("kernel_penalty", 0), ("gradient_clip", 0)):
             if not getattr(self, name) >= smallest:  # NaN too
                 raise InputError(f"{name} expected at least {smallest}, got {getattr(self, name)}")
+        for name in ("momentum", "weight_decay", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name} expected in [0, 1), got {getattr(self, name)}")
+        if self.optimizer not in OPTIMIZERS:
+            raise unknown_name("optimizer", self.optimizer, OPTIMIZERS)
         if self.alias_penalty not in PENALTIES:
             raise unknown_name("penalty", self.alias_penalty, PENALTIES)
         if not self.lr > 0:

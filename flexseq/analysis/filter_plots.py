@@ -1,0 +1,139 @@
+"""Pictures of a network's filters, from `flexseq.analysis.filters`."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from flexseq.analysis.filters import Filters, mass_ratio, principal_components
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ZOOM = 9
+"""Samples along each axis of the kernels that are drawn large, as in the paper."""
+COMPONENTS = 6
+
+
+def plot_mass(stages: Mapping[str, Filters]) -> "Figure":
+    """The share of the kernels' mass within centred squares, over their size: mean and standard deviation of each stage.
+
+    Source:
+        NIFF, Fig. 4.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axis = figure.subplots()
+    largest = 1
+    for name, one in stages.items():
+        sizes, shares = mass_ratio(one.kernels)
+        shares = shares[~shares[:, 0].isnan()]
+        if not len(shares):
+            continue
+        mean, std = shares.mean(0), shares.std(0) if len(shares) > 1 else torch.zeros(len(sizes))
+        (line,) = axis.plot(sizes, mean.numpy(), marker="o", markersize=3, label=f"{name}, {'x'.join(map(str, one.grid))}")
+        low, high = (mean - std).clamp(0, 1).numpy(), (mean + std).clamp(0, 1).numpy()
+        axis.fill_between(sizes, low, high, color=line.get_color(), alpha=0.12, linewidth=0)
+        largest = max(largest, sizes[-1])
+    axis.set(xlabel="side of the centred square, samples", ylabel="share of the kernels' mass", ylim=(0, 1.03), xlim=(0, largest + 1))
+    axis.grid(alpha=0.3)
+    if axis.lines:
+        axis.legend(fontsize=7, ncols=1 + len(stages) // 8)
+    return figure
+
+
+def plot_kernels(stages: Mapping[str, Filters], count: int = 10) -> "Figure":
+    """The heaviest kernels of each stage, whole above and their middle below.
+
+    Source:
+        NIFF, Fig. A22.
+    """
+    rows = []
+    for name, one in stages.items():
+        order = one.kernels.abs().flatten(1).sum(1).argsort(descending=True)[:count]
+        chosen = one.kernels[order]
+        rows.append((f"{name}\n{'x'.join(map(str, one.grid))}", chosen, [""] * len(chosen)))
+        if max(one.grid) > ZOOM:
+            rows.append((f"middle {ZOOM}", _middle(chosen), [""] * len(chosen)))
+    return _rows(rows, count, symmetric=True)
+
+
+def plot_components(stages: Mapping[str, Filters], count: int = COMPONENTS) -> "Figure":
+    """Principal components of each stage's kernels, their middle, with the variance that each explains.
+
+    Source:
+        NIFF, Figs. 1 and 6.
+    """
+    rows = []
+    for name, one in stages.items():
+        components, explained = principal_components(one.kernels, count)
+        rows.append((f"{name}\n{'x'.join(map(str, one.grid))}", _middle(components), [f"{100 * share:.0f} %" for share in explained]))
+    return _rows(rows, count, symmetric=True)
+
+
+def plot_spectrum_components(stages: Mapping[str, Filters], count: int = COMPONENTS) -> "Figure":
+    """Principal components of the real and of the imaginary part of each stage's spectra, frequency 0 in the middle.
+
+    Source:
+        NIFF, Fig. A14.
+    """
+    rows = []
+    for name, one in stages.items():
+        for part, values in (("real", one.spectra.real), ("imaginary", one.spectra.imag)):
+            components, explained = principal_components(values, count)
+            rows.append((f"{name}\n{part}", components, [f"{100 * share:.0f} %" for share in explained]))
+    return _rows(rows, count, symmetric=True)
+
+
+def plot_sigma_ratios(rows: list[dict[str, Any]]) -> "Figure":
+    """The ratio of fitted Gaussians' widths, across to down, of each stage: 1 for filters as wide as they are high.
+
+    Args:
+        rows: of `sigma_table`.
+
+    Source:
+        NIFF, Fig. A3.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(max(4, 1 + 0.9 * len(rows)), 3.2), layout="constrained")
+    axis = figure.subplots()
+    positions = list(range(len(rows)))
+    axis.errorbar(positions, [row["ratio"] for row in rows], [row["ratio_std"] for row in rows], fmt="o", capsize=4)
+    axis.axhline(1, color="tab:red", linestyle="--", linewidth=1)
+    axis.set(xticks=positions, ylabel="sigma across / sigma down")
+    axis.set_xticklabels([row["stage"] for row in rows], rotation=30, ha="right", fontsize=7)
+    axis.grid(alpha=0.3)
+    return figure
+
+
+def _middle(values: Tensor) -> Tensor:
+    for axis in range(1, values.ndim):
+        size = values.shape[axis]
+        if size > ZOOM:
+            values = values.narrow(axis, size // 2 - ZOOM // 2, ZOOM)
+    return values
+
+
+def _rows(rows: list[tuple[str, Tensor, list[str]]], columns: int, *, symmetric: bool) -> "Figure":
+    """Images (or curves) in rows, each of its own scale of colours around 0."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1.6 + 1.15 * columns, 0.4 + 1.3 * len(rows)), layout="constrained")
+    grid: Any = figure.subplots(len(rows), columns, squeeze=False)
+    for axes, (name, images, labels) in zip(grid, rows, strict=True):
+        for axis in axes:
+            axis.set(xticks=[], yticks=[])
+            axis.set_frame_on(False)
+        axes[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
+        for axis, image, label in zip(axes, images, labels, strict=False):
+            height = image.abs().max().item() or 1.0
+            if image.ndim == 1:
+                axis.plot(range(-(len(image) // 2), len(image) - len(image) // 2), image.numpy(), linewidth=1)
+                axis.axhline(0, color="0.7", linewidth=0.5)
+            else:
+                axis.imshow(image.numpy(), cmap="RdBu_r", vmin=-height if symmetric else 0, vmax=height, interpolation="nearest")
+            axis.set_title(label, fontsize=7)
+    return figure

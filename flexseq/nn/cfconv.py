@@ -1,0 +1,436 @@
+"""CF-Conv: kernels in the frequency domain, learned from a sparse sample of their values."""
+
+import math
+import numbers
+import warnings
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from flexseq.arguments import records_arguments
+from flexseq.errors import InputError, unknown_name
+from flexseq.functional.circular_conv import circular_conv, half_grid, mirrored, of_real, resize_spectrum
+from flexseq.functional.state_conv import Sampled, state_conv
+from flexseq.kernels.stacked import Rows, StackedMLP
+from flexseq.positions import unit_coordinates
+
+PARAMETERISATIONS = ("hwio", "hwi", "hwo", "hw")
+WIDTHS = {"hwio": (32, 32, 32, 16, 16, 16, 8, 8, 8, 1), "hwi": (16, 16, 8, 1), "hwo": (16, 16, 8, 1), "hw": (2, 1)}
+"""Of each network; "hwio" and "hw" are the papers', which do not say the others'."""
+UPDATES = ("replace", "average")
+GRADIENTS = ("sparse", "naive", "rematerialised", "chunked")
+CHUNK = 2**18
+"""Positions that `refresh` and "chunked" evaluate at a time."""
+
+
+class CFConv(nn.Module):
+    """Circular convolution with a kernel over (frequency, in, out) that is a state, updated at random positions by small networks.
+
+    Every training step draws positions uniformly, evaluates two networks there, for the real and the imaginary part, and writes the values
+    into the state; the gradient flows through those values alone. Inference uses the state as it is.
+
+    Args:
+        in_channels, out_channels: multiples of `groups`.
+        kernel_size: samples along each axis of the inputs; where None, taken from the first input and kept, in the state_dict too.
+        groups: as in torch.nn.
+        bias: whether a learned constant is added to each output channel.
+        parameterisation: what the networks are functions of: "hwio", one pair for all; "hwi", one for each output channel; "hwo", for each
+            input channel; "hw", for each pair of channels. All coordinates are in [0, 1].
+        widths: of the networks, the last one 1; by default the papers' (see `WIDTHS`).
+        positions: how many are drawn in a step, an integer of at most `total_positions`; or their share, a float above 0 and at most 1
+            (so 1 is a single one, and 1.0 all).
+        update: "replace" puts the values into the state; "average" moves it towards them.
+        rate: of that average, what the new value counts.
+        gradient: "sparse"; or, to compare, of the whole kernel, evaluated in every step: "naive", "rematerialised" (hidden values are
+            computed again in the backward pass) or "chunked" (that in chunks, one after the other).
+        half: keep the half spectrum, which is all that a real output needs; the papers keep the whole one.
+        at_most: where there are fewer positions than `positions`, take all of them, with a warning, in place of an error; for networks.
+        refresh_every: make the whole state anew from the networks every so many training steps, so that it does not hold on to values of
+            networks long gone; that step evaluates all positions. None for never.
+        seed: of the positions and the state's first values, in [0, 2**53); by default drawn from torch's random numbers.
+
+    Raises:
+        InputError: arguments out of range.
+
+    Source:
+        Harper et al. 2024, "Scaling Continuous Kernels with Sparse Fourier Domain Learning", both versions: the first averages with a rate
+        of 0.1, the second replaces. The state starts uniform in [-1, 1]. Coordinates follow torch.fft's order: along all but a half state's
+        last axis, 0 is frequency 0, the middle the highest, and 1 frequency -1.
+
+    Warning:
+        A training step changes the state in place: call `backward` before the next forward pass, or autograd raises an error; and do not
+        run the layer a second time in the backward pass (torch.utils.checkpoint), which would draw other positions. In eval mode the
+        networks get no gradient. Under DistributedDataParallel all processes draw the same and change their states alike: with
+        broadcast_buffers=False it does not send them at every step.
+
+    Example:
+        >>> layer = CFConv2d(3, 8, positions=512)
+        >>> layer(torch.randn(2, 3, 16, 16)).shape, layer.total_positions, layer.sample_kernel().shape
+        (torch.Size([2, 8, 16, 16]), 3456, torch.Size([8, 3, 16, 16]))
+    """
+
+    ndim: ClassVar[int]
+    state: Tensor | None
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int] | None = None,
+        *,
+        groups: int = 1,
+        bias: bool = True,
+        parameterisation: str = "hwio",
+        widths: Sequence[int] | None = None,
+        positions: int | float = 0.1,
+        update: str = "replace",
+        rate: float = 0.1,
+        gradient: str = "sparse",
+        half: bool = True,
+        at_most: bool = False,
+        refresh_every: int | None = None,
+        seed: int | None = None,
+    ):
+        super().__init__()
+        name = type(self).__name__
+        for argument, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
+            if channels < 1 or groups < 1 or channels % groups:
+                raise InputError(f"{name} expected {argument} to be a positive multiple of groups={groups}, got {channels}")
+        for argument, value, known in (
+            ("parameterisation", parameterisation, PARAMETERISATIONS),
+            ("update", update, UPDATES),
+            ("gradient", gradient, GRADIENTS),
+        ):
+            if value not in known:
+                raise unknown_name(argument, value, known)
+        if isinstance(positions, numbers.Integral):
+            positions = int(positions)
+        if isinstance(positions, bool) or not positions > 0 or (not isinstance(positions, int) and positions > 1):
+            raise InputError(f"{name} expected positions of at least 1, or a share above 0 and at most 1, got {positions}")
+        if not 0 < rate <= 1:
+            raise InputError(f"{name} expected rate above 0 and at most 1, got {rate}")
+        if refresh_every is not None and refresh_every < 1:
+            raise InputError(f"{name} expected refresh_every of at least 1, got {refresh_every}")
+        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
+        self.parameterisation, self.positions, self.update, self.gradient = parameterisation, positions, update, gradient
+        self.rate = rate if update == "average" else 1.0
+        self.keeps_half, self.at_most, self.refresh_every = half, at_most, refresh_every
+        widths = WIDTHS[parameterisation] if widths is None else tuple(widths)
+        if widths[-1:] != (1,):
+            raise InputError(f"{name} expected widths that end with 1, the kernel's value, got {widths}")
+        inputs = in_channels // groups
+        count, coordinates = {
+            "hwio": (1, self.ndim + 2),
+            "hwi": (out_channels, self.ndim + 1),
+            "hwo": (inputs, self.ndim + 1),
+            "hw": (inputs * out_channels, self.ndim),
+        }[parameterisation]
+        self.real, self.imaginary = (StackedMLP(count, coordinates, widths) for _ in range(2))
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        self.register_buffer("state", None)
+        self._ratio = 1.0
+        self._seed = int(torch.randint(2**31, (), device="cpu")) if seed is None else int(seed)
+        if not 0 <= self._seed < 2**53:
+            raise InputError(f"{name} expected a seed in [0, 2**53), got {seed}")
+        self._shared_seed = False
+        self._steps = 0
+        self.kernel_size: tuple[int, ...] | None = None
+        if kernel_size is not None:
+            self._start(self._checked_kernel_size(kernel_size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve; in training, after the state was updated at this step's positions.
+
+        Args:
+            x: (batch, in_channels, *grid), of the state's grid times the resolution's ratio.
+
+        Returns:
+            (batch, out_channels, *grid).
+
+        Raises:
+            InputError: another number of axes or channels; another size; training at another resolution than 1.
+        """
+        self._check(x)
+        if self.training:
+            self._share_seed()
+        if self.kernel_size is None:
+            self._start(tuple(int(n) for n in x.shape[2:]))
+        if tuple(x.shape[2:]) != self._own_grid():
+            sizes = ["x".join(map(str, one)) for one in (self._own_grid(), x.shape[2:])]
+            raise InputError(f"{type(self).__name__} has a kernel for inputs of {sizes[0]} samples, got {sizes[1]}")
+        y = self._train_step(x) if self.training else self._infer(x)
+        if self.bias is not None:
+            y = y + self.bias.to(y.dtype).view(-1, *[1] * self.ndim)
+        if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+            return y.to(torch.get_autocast_dtype(x.device.type))
+        return y.to(x.dtype)
+
+    def _infer(self, x: Tensor) -> Tensor:
+        assert self.state is not None
+        if self.ratio != 1:
+            return circular_conv(x, self.sample_spectrum(), groups=self.groups).to(torch.promote_types(x.dtype, torch.float32))
+        return state_conv(x, self.state, groups=self.groups, half=self.keeps_half)
+
+    @torch.compiler.disable
+    def _train_step(self, x: Tensor) -> Tensor:
+        if self.ratio != 1:
+            raise InputError(f"{type(self).__name__} trains at the resolution of its state alone; it is set to a ratio of {self.ratio:g}")
+        assert self.state is not None
+        if self.refresh_every is not None and self._steps and self._steps % self.refresh_every == 0:
+            self.refresh()
+        with torch.autocast(x.device.type, enabled=False):
+            if self.gradient == "sparse":
+                positions = self.draw()
+                self._steps += 1
+                values = self._evaluate(positions)
+                with torch.no_grad():
+                    flat = self.state.view(-1, 2)
+                    new = values.to(flat.dtype)
+                    flat[positions] = new if self.rate == 1 else torch.lerp(flat[positions], new, self.rate)
+                return state_conv(x, self.state, Sampled(values, positions, self.rate), groups=self.groups, half=self.keeps_half)
+            self._steps += 1
+            whole = self._whole()
+            if self.rate != 1:
+                whole = torch.lerp(self.state.to(whole.dtype), whole, self.rate)
+            with torch.no_grad():
+                self.state.copy_(whole)
+            return circular_conv(x, self._as_half(whole), groups=self.groups)
+
+    @torch.no_grad()
+    def refresh(self, chunk: int = CHUNK) -> None:
+        """Make the whole state anew from the networks, so many positions at a time.
+
+        Raises:
+            InputError: the kernel's size is not known yet.
+        """
+        self._size()
+        assert self.state is not None
+        flat = self.state.view(-1, 2)
+        for start in range(0, len(flat), chunk):
+            positions = torch.arange(start, min(start + chunk, len(flat)), device=flat.device)
+            flat[positions] = self._evaluate(positions).to(flat.dtype)
+
+    def draw(self) -> Tensor:
+        """This step's positions in the flattened state, each at most once, in order; the same for the same seed and step."""
+        total, count = self.total_positions, self.drawn_positions
+        device = self.real.weights[0].device
+        if count == total:
+            return torch.arange(total, device=device)
+        generator = torch.Generator().manual_seed((self._seed * 1_000_003 + self._steps) % 2**63)
+        if count > total // 3:
+            return torch.randperm(total, generator=generator, device="cpu")[:count].sort().values.to(device)
+        found, tries = torch.empty(0, dtype=torch.int64, device="cpu"), count + count // 4 + 16
+        while len(found) < count:  # the cost is to depend on the count alone
+            found, tries = torch.randint(total, (tries,), generator=generator, device="cpu").unique(), tries + tries // 2
+        kept = torch.randperm(len(found), generator=generator, device="cpu")[:count].sort().values
+        return found[kept].to(device)
+
+    def _share_seed(self) -> None:
+        """Once: processes that train together draw as the first one does."""
+        if not self._shared_seed and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            shared = [self._seed]
+            dist.broadcast_object_list(shared)
+            self._seed, self._shared_seed = shared[0], True
+
+    @property
+    def total_positions(self) -> int:
+        """Values of the state, a complex number each.
+
+        Raises:
+            InputError: the kernel's size is not known yet.
+        """
+        return math.prod(self._state_shape(self._size())[:-1])
+
+    @property
+    def drawn_positions(self) -> int:
+        """How many are drawn in a step."""
+        return self._drawn_of(self.total_positions)
+
+    def _drawn_of(self, total: int) -> int:
+        if isinstance(self.positions, int):
+            return min(self.positions, total) if self.at_most else self.positions
+        return max(1, round(self.positions * total))
+
+    def _state_shape(self, size: Sequence[int]) -> tuple[int, ...]:
+        grid = half_grid(size) if self.keeps_half else size
+        return *grid, self.in_channels // self.groups, self.out_channels, 2
+
+    def _size(self) -> tuple[int, ...]:
+        if self.kernel_size is None:
+            raise InputError(f"{type(self).__name__} has no kernel size yet: give kernel_size, or an input first")
+        return self.kernel_size
+
+    def sample_spectrum(self, grid: Sequence[int] | None = None) -> Tensor:
+        """The state as a real kernel has it: (out_channels, in_channels / groups, *half), as torch.fft.rfftn orders it.
+
+        Args:
+            grid: of the signals that it is for: what the state's own cannot hold is 0. By default its size times the resolution's ratio.
+        """
+        size = self._size()
+        assert self.state is not None
+        spectrum = self._as_half(self.state.to(torch.promote_types(self.state.dtype, torch.float32)))
+        grid = self._own_grid() if grid is None else tuple(grid)
+        return spectrum if grid == size else resize_spectrum(spectrum, size, grid)
+
+    def sample_kernel(self, grid: Sequence[int] | None = None) -> Tensor:
+        """The kernel in space, as a cross-correlation applies it: (out_channels, in_channels / groups, *grid).
+
+        Tap (n - 1) // 2 along each axis is the present one; taps beyond the image's edge are those at the other edge.
+        """
+        grid = self._own_grid() if grid is None else tuple(grid)
+        axes = list(range(-len(grid), 0))
+        kernel = torch.fft.irfftn(self.sample_spectrum(grid), s=list(grid), dim=axes)
+        return torch.roll(torch.flip(kernel, axes), [-(size // 2) for size in grid], axes)
+
+    def _as_half(self, state: Tensor) -> Tensor:
+        """(*grid, in / groups, out, 2) -> (out, in / groups, *half), complex, with the part that belongs to a real kernel."""
+        spectrum = torch.view_as_complex(state.contiguous()).movedim((-1, -2), (0, 1))
+        if self.keeps_half:
+            return of_real(spectrum, self._size())
+        return ((spectrum + mirrored(spectrum, self.ndim).conj()) / 2)[..., : self._size()[-1] // 2 + 1]
+
+    def _whole(self) -> Tensor:
+        """All values, by the gradient: (*grid, in / groups, out, 2)."""
+        assert self.state is not None
+        device = self.state.device
+        total = self.total_positions
+        if self.gradient == "chunked":
+            parts = [torch.arange(start, min(start + CHUNK, total), device=device) for start in range(0, total, CHUNK)]
+            return torch.cat([self._again(part) for part in parts]).view(self.state.shape)
+        everything = torch.arange(total, device=device)
+        values = self._evaluate(everything) if self.gradient == "naive" else self._again(everything)
+        return values.view(self.state.shape)
+
+    def _again(self, positions: Tensor) -> Tensor:
+        result: Any = checkpoint(self._evaluate, positions, use_reentrant=False, preserve_rng_state=False)
+        return result
+
+    def _evaluate(self, positions: Tensor) -> Tensor:
+        """Real and imaginary part at positions in the flattened state: (n, 2)."""
+        sizes = self._state_shape(self._size())[:-1]
+        dtype = torch.promote_types(self.real.weights[0].dtype, torch.float32)
+        with torch.autocast(positions.device.type, enabled=False):
+            coordinates, index = unit_coordinates(positions, sizes, dtype=dtype)
+            i, o = index[-2:]
+            axes = list(range(self.ndim))
+            axes += [self.ndim] if self.parameterisation in ("hwio", "hwi") else []
+            axes += [self.ndim + 1] if self.parameterisation in ("hwio", "hwo") else []
+            which = {"hwio": None, "hwi": o, "hwo": i, "hw": i * self.out_channels + o}[self.parameterisation]
+            rows = None if which is None else Rows.of(which, self.real.count)
+            return torch.cat([network(coordinates[:, axes], rows) for network in (self.real, self.imaginary)], 1)
+
+    def _start(self, size: tuple[int, ...]) -> None:
+        """Fix the kernel's size, and make the state."""
+        self._check_positions(size)
+        weight = self.real.weights[0]
+        with torch.inference_mode(False):  # a first input may come where nothing is to be trained
+            generator = torch.Generator().manual_seed(self._seed)
+            state = torch.empty(self._state_shape(size), device="cpu").uniform_(-1, 1, generator=generator)
+            self.state = state.to(device=weight.device, dtype=weight.dtype)
+        self.kernel_size = size
+
+    def _check_positions(self, size: Sequence[int]) -> None:
+        total, name = math.prod(self._state_shape(size)[:-1]), type(self).__name__
+        if not isinstance(self.positions, int) or self.positions <= total:
+            return
+        if not self.at_most:
+            raise InputError(
+                f"{name} expected positions of at most {total:,}, all that a kernel for {'x'.join(map(str, size))} samples has, got "
+                f"{self.positions:,}"
+            )
+        warnings.warn(
+            f"{name}({self.in_channels}, {self.out_channels}) takes all of its {total:,} positions in every step, fewer than "
+            f"{self.positions:,}",
+            stacklevel=2,
+        )
+
+    def _check(self, x: Tensor) -> None:
+        name = type(self).__name__
+        if x.ndim != self.ndim + 2 or x.shape[1] != self.in_channels:
+            raise InputError(
+                f"{name} expected input of {self.in_channels} channels and {self.ndim} grid {'axis' if self.ndim == 1 else 'axes'}, "
+                f"got shape {tuple(x.shape)}"
+            )
+        if 0 in x.shape[2:]:
+            raise InputError(f"{name} expected at least one sample, got shape {tuple(x.shape)}")
+        dtype = self.real.weights[0].dtype
+        if x.dtype != dtype and not torch.is_autocast_enabled(x.device.type):
+            raise InputError(f"{name} expected input of {dtype}, as its parameters, got {x.dtype}")
+
+    def _own_grid(self) -> tuple[int, ...]:
+        return tuple(max(1, round(size * self.ratio)) for size in self._size())
+
+    @property
+    def ratio(self) -> float:
+        """How many times as densely as in training inputs are sampled; `flexseq.set_resolution` sets it."""
+        return self._ratio
+
+    def set_resolution(self, ratio: float) -> None:
+        """Take the kernel for inputs that are sampled `ratio` times as densely as in training, with the same frequencies in it.
+
+        Raises:
+            InputError: a ratio that is not above 0; a size that is not known yet.
+        """
+        if not 0 < ratio < math.inf:
+            raise InputError(f"{type(self).__name__} expected a resolution ratio above 0, got {ratio}")
+        if ratio != 1:
+            self._size()
+        self._ratio = float(ratio)
+
+    def _checked_kernel_size(self, kernel_size: int | Sequence[int]) -> tuple[int, ...]:
+        given = tuple(kernel_size) if isinstance(kernel_size, Sequence) else (kernel_size,) * self.ndim
+        size = tuple(int(n) for n in given if isinstance(n, numbers.Integral))
+        if len(size) != self.ndim or len(given) != self.ndim or min(size) < 1:
+            raise InputError(f"{type(self).__name__} expected kernel_size to be 1 or more, for {self.ndim} axes, got {kernel_size!r}")
+        return size
+
+    # The state belongs to the state_dict, and so do its size, and where the drawing of positions stands.
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor([*(self.kernel_size or (0,) * self.ndim), self.ratio, self._seed, self._steps], dtype=torch.float64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        if len(state) != self.ndim + 3:
+            raise InputError(f"{type(self).__name__} expected a state of {self.ndim} axes, got {state.tolist()}")
+        *_, self._ratio, seed, steps = state.tolist()  # the size was read before the state was
+        self._seed, self._steps = int(seed), int(steps)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *arguments: Any, **options: Any) -> None:
+        extra, saved = state_dict.get(f"{prefix}_extra_state"), state_dict.get(f"{prefix}state")
+        if extra is not None and len(extra) == self.ndim + 3:
+            numbers_of = [int(n) for n in extra.tolist()[: self.ndim]]
+            size = tuple(numbers_of) if all(numbers_of) else None
+            if size is not None and saved is not None and tuple(saved.shape) != self._state_shape(size):
+                raise InputError(
+                    f"{type(self).__name__} expected {prefix}state of shape {self._state_shape(size)} for {'x'.join(map(str, size))} "
+                    f"samples, got {tuple(saved.shape)}: other channels, groups or half?"
+                )
+            if size is None:
+                self.state = None
+            elif size != self.kernel_size:
+                self._check_positions(size)
+                weight = self.real.weights[0]
+                self.state = torch.empty(self._state_shape(size), dtype=weight.dtype, device=weight.device)
+            self.kernel_size = size
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *arguments, **options)
+
+    def extra_repr(self) -> str:
+        parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}", f"positions={self.positions}"]
+        parts += [f"groups={self.groups}"] if self.groups != 1 else []
+        parts += [f"ratio={self.ratio:g}"] if self.ratio != 1 else []
+        return ", ".join([*parts, f"parameterisation={self.parameterisation!r}", f"update={self.update!r}", f"gradient={self.gradient!r}"])
+
+
+@records_arguments
+class CFConv1d(CFConv):
+    __doc__ = CFConv.__doc__
+    ndim = 1
+
+
+@records_arguments
+class CFConv2d(CFConv):
+    __doc__ = CFConv.__doc__
+    ndim = 2

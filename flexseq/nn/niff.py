@@ -1,0 +1,349 @@
+"""NIFF: kernels as functions of frequency."""
+
+import math
+import numbers
+import warnings
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flexseq.arguments import records_arguments
+from flexseq.errors import InputError, unknown_name
+from flexseq.functional.circular_conv import circular_conv, half_grid, mirrored
+from flexseq.functional.long_conv import long_conv
+from flexseq.kernels import KERNELS, MLP, KernelFactory, make_kernel
+from flexseq.positions import bin_frequencies, in_band
+
+SIZES: dict[str, tuple[tuple[int, ...], str]] = {
+    "tiny": ((8,), "silu"),
+    "small": ((8, 4), "silu"),
+    "big": ((16, 128, 32), "silu"),
+    "cifar": ((32,), "relu"),
+}
+"""The paper's networks: widths between the frequencies and the kernels, and the activation."""
+
+PADDINGS = {"zero": "constant", "reflect": "reflect", "circular": "circular"}
+
+
+class Kept(NamedTuple):
+    """A spectrum, or a linear layer's kernel, as eval mode keeps it between calls.
+
+    Args:
+        values: the parameters that it was made from, as one vector.
+        settings: all else that it was made from.
+        made: (out_channels, in_channels / groups, *half), or (..., *grid) in space.
+    """
+
+    values: Tensor
+    settings: tuple[Any, ...]
+    made: Tensor
+
+
+class NIFFConv(nn.Module):
+    """Circular convolution with kernels as large as the input, given by two small networks of frequency: real and imaginary part.
+
+    The network's input is the frequency of each bin of the input's Fourier transform, in whole cycles per image. Only what belongs to a
+    real kernel counts, W(f) and conj W(-f) averaged; so one half spectrum does, and the last bias of the imaginary network changes nothing
+    (it is there because published counts of parameters include it).
+
+    Inputs of another size than the first are taken for more or less signal at the same sampling rate: frequencies stay what they were per
+    pixel, kernels are as large in pixels, and a warning says so. `flexseq.set_resolution` is for inputs that are sampled more finely: with
+    the ratio of the two sizes frequencies stay what they were per image, and nothing passes above training's Nyquist frequency.
+
+    Args:
+        in_channels, out_channels: multiples of `groups`.
+        kernel_size: samples along each axis of the inputs that it is trained on; where None, taken from the first input and kept, in the
+            state_dict too.
+        groups: as in torch.nn; in_channels for a depthwise layer, which is the paper's usual one.
+        bias: whether a learned constant is added to each output channel; the paper has none.
+        kernel: the networks: "tiny", "small", "big" or "cifar", the paper's; a list of widths, as (8, 4), with SiLUs between; or another
+            name or factory of `flexseq.kernels`, whose positions are then frequencies in units of training's Nyquist frequency.
+            (`flexseq.to_niff` calls this `size`, and has "big" by default.)
+        linear: zero-pad the input and the kernel, so that the image's edges are not joined; kernels reach half an image each way.
+        padding: "zero", "reflect" or "circular": surround the input by half its size on each side, and cut that off again; the kernel is
+            then as large as the padded input.
+        as_published: on odd sizes the frequencies of the authors' code, half a bin lower.
+
+    Raises:
+        InputError: arguments out of range.
+
+    Source:
+        Grabinski et al. 2024, "As large as it gets - Studying Infinitely Large Convolutions via Neural Implicit Frequency Filters".
+
+    Example:
+        >>> layer = NIFFConv2d(8, 8, groups=8)
+        >>> layer(torch.randn(2, 8, 14, 14)).shape, layer.sample_kernel().shape
+        (torch.Size([2, 8, 14, 14]), torch.Size([8, 1, 14, 14]))
+        >>> sum(p.numel() for p in layer.parameters())  # 2-8-4-8, twice
+        200
+    """
+
+    ndim: ClassVar[int]
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int] | None = None,
+        *,
+        groups: int = 1,
+        bias: bool = False,
+        kernel: str | Sequence[int] | KernelFactory = "small",
+        linear: bool = False,
+        padding: str | None = None,
+        as_published: bool = False,
+    ):
+        super().__init__()
+        self._kept: Kept | None = None
+        self._said: set[tuple[int, ...]] = set()
+        name = type(self).__name__
+        for argument, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
+            if channels < 1 or groups < 1 or channels % groups:
+                raise InputError(f"{name} expected {argument} to be a positive multiple of groups={groups}, got {channels}")
+        if padding is not None and padding not in PADDINGS:
+            raise unknown_name("padding", padding, PADDINGS)
+        if padding is not None and linear:
+            raise InputError(f"{name} expected padding=None with linear=True, which pads with zeros itself, got {padding!r}")
+        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
+        self.linear, self.padding, self.as_published = linear, padding, as_published
+        self.kernel_size = self._checked_kernel_size(kernel_size)
+        self._ratio = 1.0
+        factory, self.in_cycles = _factory(kernel)
+        channels = out_channels * (in_channels // groups)
+        self.real = make_kernel(factory, self.ndim, channels)
+        self.imaginary = make_kernel(factory, self.ndim, channels)
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve. In eval mode without gradients, on a CPU, the spectrum is kept from call to call, until a parameter changes.
+
+        Args:
+            x: (batch, in_channels, *grid).
+
+        Returns:
+            (batch, out_channels, *grid).
+
+        Raises:
+            InputError: another number of axes or channels, or another dtype than the parameters'.
+        """
+        self._check(x)
+        grid = x.shape[2:]
+        x = self._padded(x)
+        if self.kernel_size is None:
+            self.kernel_size = tuple(int(n) for n in grid)
+        if not torch.compiler.is_compiling():
+            self._say_size(x.shape[2:])
+        if self.linear:
+            return long_conv(x, self._kept_or_made(self._own_grid()).to(x.dtype), self.bias, groups=self.groups)
+        y = circular_conv(x, self._kept_or_made(x.shape[2:]), self.bias, groups=self.groups)
+        for axis, (size, whole) in enumerate(zip(grid, x.shape[2:], strict=True), start=2):
+            y = y.narrow(axis, (whole - size) // 2, size)
+        return y
+
+    def sample_spectrum(self, grid: Sequence[int] | None = None) -> Tensor:
+        """The kernel's Fourier transform: (out_channels, in_channels / groups, *half), as torch.fft.rfftn orders it.
+
+        Args:
+            grid: of the signals that it is for; by default training's size times the resolution's ratio.
+
+        Raises:
+            InputError: the kernel's size is not known yet.
+        """
+        if self.kernel_size is None:
+            raise InputError(f"{type(self).__name__} has no kernel size yet: give kernel_size, or an input first")
+        grid = self._own_grid() if grid is None else tuple(grid)
+        dtype = torch.promote_types(self.real.readout.bias.dtype, torch.float32)
+        options: dict[str, Any] = {"dtype": dtype, "device": self.real.readout.bias.device}
+        with torch.autocast(self.real.readout.bias.device.type, enabled=False):
+            whole = self._whole()
+            frequencies = bin_frequencies(grid, whole, ratio=self.ratio, as_published=self.as_published, **options)
+            positions = frequencies
+            if not self.in_cycles:
+                nyquist = torch.tensor([max(size, 2) / 2 for size in whole], **options)
+                positions = frequencies / nyquist.view(-1, *[1] * self.ndim)
+            heard = in_band(frequencies, whole).to(dtype) if self.ratio > 1 else None
+            parts = []
+            for network, sign in ((self.real, 1), (self.imaginary, -1)):
+                basis = network.basis(positions)
+                basis = torch.cat([basis, torch.ones_like(basis[:1])])  # the readout's bias is the weight of a constant
+                if heard is not None:
+                    basis = basis * heard
+                basis = ((basis + sign * mirrored(basis, self.ndim)) / 2)[..., : grid[-1] // 2 + 1]
+                readout = network.readout
+                weight = torch.cat([readout.effective_weight(), readout.bias[:, None]], 1).to(dtype)
+                parts.append((weight @ basis.flatten(1)).unflatten(1, half_grid(grid)))
+        return torch.complex(*parts).unflatten(0, (self.out_channels, self.in_channels // self.groups))
+
+    def sample_kernel(self, grid: Sequence[int] | None = None) -> Tensor:
+        """The kernel in space, as a cross-correlation applies it: (out_channels, in_channels / groups, *grid).
+
+        Tap (n - 1) // 2 along each axis is the present one, as in `flexseq.functional.long_conv`; unless `linear`, taps beyond the image's
+        edge are those at the other edge.
+
+        Args:
+            grid: see `sample_spectrum`.
+        """
+        spectrum = self.sample_spectrum(grid)
+        return _as_correlation(spectrum, self._own_grid() if grid is None else tuple(grid)).to(self.real.readout.bias.dtype)
+
+    def _whole(self) -> tuple[int, ...]:
+        """Samples along each axis that training transforms."""
+        assert self.kernel_size is not None
+        return tuple(size if self.padding is None else size + 2 * (size // 2) for size in self.kernel_size)
+
+    def _own_grid(self) -> tuple[int, ...]:
+        return tuple(max(1, round(size * self.ratio)) for size in self._whole())
+
+    def _made(self, grid: Sequence[int]) -> Tensor:
+        """What convolutions take: the spectrum, or the kernel in space where `linear`."""
+        spectrum = self.sample_spectrum(grid)
+        return _as_correlation(spectrum, grid) if self.linear else spectrum
+
+    def _kept_or_made(self, grid: Sequence[int]) -> Tensor:
+        parameter = self.real.readout.bias
+        keeps = not (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling()) and parameter.device.type == "cpu"
+        if not keeps:  # on a GPU the comparison would make the host wait, and the networks are small
+            return self._made(grid)
+        values = torch.cat([value.detach().flatten() for part in (self.real, self.imaginary) for value in _values(part)])
+        own = [(name, value) for part in (self.real, self.imaginary) for name, value in vars(part).items() if _is_setting(name, value)]
+        settings = tuple(grid), self.kernel_size, self.ratio, self.as_published, self.in_cycles, tuple(own), parameter.dtype
+        kept = self._kept
+        if kept is not None and kept.settings == settings and torch.equal(kept.values, values):
+            return kept.made
+        made = self._made(grid)
+        self._kept = Kept(values, settings, made)
+        return made
+
+    def _check(self, x: Tensor) -> None:
+        name = type(self).__name__
+        if x.ndim != self.ndim + 2 or x.shape[1] != self.in_channels:
+            raise InputError(
+                f"{name} expected input of {self.in_channels} channels and {self.ndim} grid {'axis' if self.ndim == 1 else 'axes'}, "
+                f"got shape {tuple(x.shape)}"
+            )
+        if 0 in x.shape[2:]:
+            raise InputError(f"{name} expected at least one sample, got shape {tuple(x.shape)}")
+        dtype = self.real.readout.bias.dtype
+        if x.dtype != dtype and not torch.is_autocast_enabled(x.device.type):
+            raise InputError(f"{name} expected input of {dtype}, as its parameters, got {x.dtype}")
+
+    def _padded(self, x: Tensor) -> Tensor:
+        if self.padding is None:
+            return x
+        amounts = [size // 2 for size in reversed(x.shape[2:]) for _ in range(2)]
+        return F.pad(x, amounts, mode=PADDINGS[self.padding])
+
+    def _say_size(self, grid: Sequence[int]) -> None:
+        size = tuple(int(n) for n in grid)
+        own = self._own_grid()
+        near = 0 if self.ratio == 1 else 2 * max(1.0, self.ratio)  # strides round
+        if size in self._said or all(abs(a - b) <= near for a, b in zip(size, own, strict=True)):
+            return
+        self._said.add(size)
+        sizes = ["x".join(map(str, one)) for one in (own, size)]
+        warnings.warn(
+            f"{type(self).__name__} is for inputs of {sizes[0]} samples and runs on {sizes[1]}: its frequencies stay what they are per "
+            "sample; for inputs that are sampled more or less finely, use set_resolution",
+            stacklevel=3,
+        )
+
+    @property
+    def ratio(self) -> float:
+        """How many times as densely as in training inputs are sampled; `flexseq.set_resolution` sets it."""
+        return self._ratio
+
+    def set_resolution(self, ratio: float) -> None:
+        """Take frequencies for inputs that are sampled `ratio` times as densely as in training.
+
+        Raises:
+            InputError: a ratio that is not above 0; a size that is not known yet.
+        """
+        if not 0 < ratio < math.inf:
+            raise InputError(f"{type(self).__name__} expected a resolution ratio above 0, got {ratio}")
+        if self.kernel_size is None and ratio != 1:
+            raise InputError(f"{type(self).__name__} has no kernel size yet: give kernel_size, or an input at training's resolution first")
+        self._ratio = float(ratio)
+
+    def _checked_kernel_size(self, kernel_size: int | Sequence[int] | None) -> tuple[int, ...] | None:
+        if kernel_size is None:
+            return None
+        given = tuple(kernel_size) if isinstance(kernel_size, Sequence) else (kernel_size,) * self.ndim
+        size = tuple(int(n) for n in given if isinstance(n, numbers.Integral))
+        if len(size) != self.ndim or len(given) != self.ndim or min(size) < 1:
+            raise InputError(f"{type(self).__name__} expected kernel_size to be 1 or more, for {self.ndim} axes, got {kernel_size!r}")
+        return size
+
+    def train(self, mode: bool = True) -> "NIFFConv":
+        if mode:
+            self._kept = None
+        return super().train(mode)
+
+    def _apply(self, *arguments: Any, **options: Any) -> "NIFFConv":
+        self._kept = None  # parameters move or change their type
+        return super()._apply(*arguments, **options)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": None}  # copies and files do without
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor([*(self.kernel_size or (0,) * self.ndim), self.ratio], dtype=torch.float64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        if len(state) != self.ndim + 1:
+            raise InputError(f"{type(self).__name__} expected a state of {self.ndim} axes, got {state.tolist()}")
+        *size, self._ratio = state.tolist()
+        self.kernel_size = tuple(int(n) for n in size) if all(size) else None
+
+    def extra_repr(self) -> str:
+        parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"]
+        parts += [f"groups={self.groups}"] if self.groups != 1 else []
+        parts += [f"ratio={self.ratio:g}"] if self.ratio != 1 else []
+        parts += ["bias=False"] if self.bias is None else []
+        parts += ["linear=True"] if self.linear else []
+        parts += [f"padding={self.padding!r}"] if self.padding is not None else []
+        return ", ".join(parts)
+
+
+@records_arguments
+class NIFFConv1d(NIFFConv):
+    __doc__ = NIFFConv.__doc__
+    ndim = 1
+
+
+@records_arguments
+class NIFFConv2d(NIFFConv):
+    __doc__ = NIFFConv.__doc__
+    ndim = 2
+
+
+def _factory(kernel: str | Sequence[int] | KernelFactory) -> tuple[str | KernelFactory, bool]:
+    """How to make the networks, and whether they take frequencies in cycles per image."""
+    if isinstance(kernel, str):
+        if kernel in SIZES:
+            widths, activation = SIZES[kernel]
+            return partial(MLP, widths=widths, activation=activation), True
+        if kernel not in KERNELS:
+            raise unknown_name("kernel", kernel, [*SIZES, *KERNELS])
+        return kernel, False
+    if callable(kernel):
+        return kernel, False
+    return partial(MLP, widths=tuple(kernel), activation="silu"), True
+
+
+def _as_correlation(spectrum: Tensor, grid: Sequence[int]) -> Tensor:
+    """The taps w of y[t] = sum_j w[j] x[t - (n - 1) // 2 + j] from those of y[t] = sum_n k[n] x[t - n]."""
+    axes = list(range(-len(grid), 0))
+    kernel = torch.fft.irfftn(spectrum, s=list(grid), dim=axes)
+    return torch.roll(torch.flip(kernel, axes), [-(size // 2) for size in grid], axes)
+
+
+def _values(network: nn.Module) -> list[Tensor]:
+    return [*network.parameters(), *network.buffers()]
+
+
+def _is_setting(name: str, value: object) -> bool:
+    return isinstance(value, str | int | float) and name != "training"

@@ -1,0 +1,213 @@
+"""Putting NIFF and FlexConv into networks: the rule, the report, and the papers' counts of parameters."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+import flexseq as fs
+from flexseq.backbones import BACKBONES, Backbone, build_backbone
+from flexseq.surgery import to_separable
+
+
+def small():
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.Conv2d(8, 8, 5, padding=2, groups=8),
+        nn.Conv2d(8, 12, 3, padding=2, dilation=2, groups=4),
+        nn.Conv2d(12, 12, 1),
+        nn.Conv2d(12, 16, 3, stride=2, padding=1),
+        nn.Conv2d(16, 16, 3),
+        nn.Conv2d(16, 16, 3, padding="same", bias=False),
+        nn.ConvTranspose2d(16, 4, 2, stride=2),
+        nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 3, padding=1)),
+    )
+
+
+def test_the_rule_and_the_report():
+    model = small()
+    before = copy.deepcopy(model.state_dict())
+    new, report = fs.to_niff(model, size="small")
+    reasons = {row.name: row.reason for row in report.rows}
+    assert reasons == {
+        "0": "the first convolution",
+        "1": "",
+        "2": "",
+        "3": "1x1",
+        "4": "stride",
+        "5": "its output is not as large as its input",
+        "6": "",
+        "7": "transposed",
+        "8": "its weight is parametrised",
+    }
+    assert report.replaced == ["1", "2", "6"]
+    assert isinstance(new[1], fs.NIFFConv2d)
+    assert new[1].groups == 8
+    assert [type(part) for part in new[2]] == [fs.NIFFConv2d, nn.Conv2d]
+    assert new[2][1].groups == 4
+    assert new(torch.randn(1, 3, 14, 15)).shape == model(torch.randn(1, 3, 14, 15)).shape
+    assert all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values(), strict=True))
+    assert report.parameters_after == sum(p.numel() for p in new.parameters())
+    text = str(report)
+    assert "left: stride" in text
+    assert "3x3, 8 -> 12, groups 4, dilation 2" in text
+    assert text.splitlines()[-1].startswith("3 of 9 convolutions replaced")
+    pickle.loads(pickle.dumps(new[:8]))  # torch pickles no parametrised modules
+
+
+def test_flexconv_keeps_groups_and_takes_sizes_from_inputs():
+    new, report = fs.to_flexconv(small(), mask_sigma=0.3)
+    assert report.replaced == ["1", "2", "6"]
+    assert isinstance(new[2], fs.FlexConv2d)
+    assert new[2].groups == 4
+    assert new[6].bias is None
+    new(torch.randn(1, 3, 14, 15))
+    assert new[1].kernel_size == (15, 15)
+    assert fs.to_flexconv(nn.Sequential(nn.Conv3d(1, 2, 3, padding=1), nn.Conv3d(2, 2, 3, padding=1)))[1].replaced == ["1"]
+
+
+def test_full_and_separable():
+    new, _ = fs.to_niff(small(), full=True, size="tiny")
+    assert new[6].groups == 1
+    assert new[2].groups == 4
+    separated, report = to_separable(small())
+    assert report.replaced == ["1", "2", "6"]
+    assert [part.groups for part in separated[6]] == [16, 1]
+    assert separated(torch.randn(1, 3, 14, 15)).shape[1] == 4
+
+
+def test_biases_dtype_device_and_mode():
+    model = nn.Sequential(nn.Conv1d(1, 4, 3, padding=1), nn.Conv1d(4, 4, 3, padding=1)).double().eval()
+    new, _ = fs.to_niff(model, bias=True)
+    assert new[1][1].bias is not None
+    assert new[1][0].real.readout.weight.dtype == torch.float64
+    assert not new[1][0].training
+    assert fs.to_niff(model)[0][1][1].bias is None
+
+
+def test_a_filter_on_names():
+    model = nn.ModuleDict({name: nn.Conv2d(4, 4, 3, padding=1) for name in ("stem", "early", "late")})
+    assert fs.to_niff(model, only="^l")[1].replaced == ["late"]
+    assert fs.to_niff(model, only=lambda name: name == "early")[1].replaced == ["early"]
+    assert {row.reason for row in fs.to_niff(model, only="late")[1].rows} == {"the first convolution", "not chosen", ""}
+    with pytest.raises(fs.InputError, match="regular expression"):
+        fs.to_niff(model, only="(")
+
+
+def test_a_module_in_two_places_stays_one():
+    shared = nn.Conv2d(4, 4, 3, padding=1)
+    model = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), shared, nn.ReLU(), shared)
+    new, report = fs.to_niff(model)
+    assert new[1] is new[3]
+    assert report.parameters_after == sum(p.numel() for p in new.parameters())
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (nn.Linear(2, 2), r"found nothing to convert in Linear \(it has no convolutions\)"),
+        (nn.Conv2d(3, 3, 3), r"nothing to convert in Conv2d \(the model: the first convolution\)"),
+        (nn.Sequential(nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3, stride=2)), r"\(0: the first convolution; 1: stride\)"),
+    ],
+)
+def test_nothing_to_convert(model, message):
+    for convert in (fs.to_niff, fs.to_flexconv):
+        with pytest.raises(fs.InputError, match=message):
+            convert(model)
+
+
+def test_kaiming_initialisation_has_its_variance():
+    model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.Conv2d(64, 256, 3, padding=1))
+    new, _ = fs.to_niff(model, init="kaiming", size=(512,))
+    assert abs(new[1][1].weight.std().item() / (2 / 256) ** 0.5 - 1) < 0.05
+    assert abs(new[1][0].real.linears[0].weight.std().item() / (2 / 512) ** 0.5 - 1) < 0.15
+    with pytest.raises(fs.InputError, match="unknown init"):
+        fs.to_niff(model, init="zeros")
+
+
+# The networks of libraries, counted on torch's meta device.
+
+
+def counted(name, classes, library="transformers", linear_biases=True, **options):
+    pytest.importorskip(library)
+    with torch.device("meta"):
+        model, _ = build_backbone(name, 3, classes, library)
+        new, _ = fs.to_niff(model, **options)
+    total = sum(p.numel() for p in new.parameters())
+    if not linear_biases:  # of the pointwise maps, which the published count has lost too
+        linears = [module for name, module in new.named_modules() if isinstance(module, nn.Linear) and "classifier" not in name]
+        total -= sum(module.bias.numel() for module in linears)
+    return total
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "options", "expected"),
+    [
+        ("resnet18", 1000, {"size": "big"}, 3_660_360),
+        ("resnet50", 1000, {"size": "big"}, 18_605_000),
+        ("resnet101", 1000, {"size": "big"}, 29_187_432),
+        ("resnet18", 100, {"size": "big"}, 3_198_660),
+        ("resnet50", 100, {"size": "big"}, 16_760_900),
+        ("resnet101", 100, {"size": "big"}, 27_343_332),
+        ("resnet18", 1000, {"size": "tiny", "full": True}, 21_127_320),
+        ("convnext_tiny", 1000, {"size": "big", "linear_biases": False}, 28_890_664),
+        ("convnext_tiny", 100, {"size": "big"}, 28_231_684),
+        ("mobilenet_v2", 1000, {"size": "small"}, 3_512_560),
+    ],
+)
+def test_published_parameters(name, classes, options, expected):
+    assert counted(name, classes, **options) == expected
+
+
+@pytest.mark.parametrize("library", ["timm", "torchvision"])
+def test_published_parameters_of_densenet(library):
+    assert counted("densenet121", 100, library, size="small") == 5_237_012
+
+
+def test_published_parameters_of_the_separated_resnet():
+    pytest.importorskip("transformers")
+    with torch.device("meta"):
+        new, _ = to_separable(build_backbone("resnet18", 3, 100, "transformers")[0])
+    assert sum(p.numel() for p in new.parameters()) == 2_865_700
+
+
+# Backbone
+
+
+@pytest.mark.parametrize("conversion", ["baseline", "separated", "niff", "niff_full", "niff_linear"])
+def test_backbone_trains_and_comes_back_from_a_file(conversion, tmp_path):
+    model = Backbone(1, 5, conversion=conversion)
+    x = torch.randn(4, 1, 8, 8)
+    model(x).square().mean().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    fs.save(model.eval(), tmp_path / "model.safetensors")
+    assert torch.equal(fs.load(tmp_path / "model.safetensors")(x), model(x))
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_backbones_of_libraries_take_small_images(name):
+    try:
+        model = Backbone(3, 10, name, conversion="niff").eval()
+    except fs.InputError as error:
+        pytest.skip(str(error))
+    assert model(torch.randn(1, 3, 32, 32)).shape == (1, 10)
+    assert max(layer.kernel_size[0] for layer in model.modules() if isinstance(layer, fs.NIFFConv2d)) >= 16
+
+
+def test_resnet18_for_small_images_has_the_published_parameters():
+    pytest.importorskip("transformers")
+    with torch.device("meta"):
+        assert sum(p.numel() for p in Backbone(3, 10, "resnet18", library="transformers").parameters()) == 11_173_962
+
+
+def test_unknown_names():
+    with pytest.raises(fs.InputError, match="did you mean 'resnet18'"):
+        Backbone(3, 10, "resnet-18")
+    with pytest.raises(fs.InputError, match="unknown conversion"):
+        Backbone(3, 10, conversion="nif")
+    with pytest.raises(fs.InputError, match="unknown library"):
+        Backbone(3, 10, "resnet18", library="keras")
+    with pytest.raises(fs.InputError, match="expected images of shape"):
+        Backbone()(torch.randn(1, 1, 8, 8))
