@@ -24,6 +24,9 @@ def problem(kind):
     if kind == "series":
         model = fs.FlexTCN(2, 3, depth=2, width=6, kernel_size=30, mask_sigma=0.3, dropout=0.0)
         x = torch.randn(STEPS, 8, 2, 30)
+    elif kind == "sparse":
+        model = fs.CFNet(2, 3, 2, 4, image_size=8, positions=60)
+        x = torch.randn(STEPS, 8, 2, 8, 8)
     else:
         model = fs.FlexNet(2, 3, depth=1, width=4, image_size=8, mask_sigma=0.3, dropout=0.0)
         x = torch.randn(STEPS, 8, 2, 8, 8)
@@ -44,6 +47,9 @@ def work(rank, kind, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     model, x, targets, lengths = problem(kind)
+    for layer in model.modules():
+        if isinstance(layer, fs.CFConv2d):
+            layer._seed += 7 * rank  # built by each process with random numbers of its own
     model = synchronise_batch_norm(model)
     half = slice(rank, None, 2)
     train(torch.nn.parallel.DistributedDataParallel(model), x[:, half], targets[:, half], lengths[:, half], kind)
@@ -51,9 +57,12 @@ def work(rank, kind, folder):
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("kind", ["series", "images"])
+@pytest.mark.parametrize("kind", ["series", "images", "sparse"])
 def test_two_processes_train_as_one(kind, tmp_path):
-    """Batch normalisation of each half by itself would differ in the first digit; so would halves of unequal numbers of valid steps."""
+    """Batch normalisation of each half by itself would differ in the first digit; so would halves of unequal numbers of valid steps.
+
+    Sparse kernels draw the same positions in both.
+    """
     mp.spawn(work, (kind, str(tmp_path)), nprocs=2)
     model, x, targets, lengths = problem(kind)
     train(model, x, targets, lengths, kind)
