@@ -33,7 +33,7 @@ def plot_mass(stages: Mapping[str, Filters]) -> "Figure":
         if not len(shares):
             continue
         mean, std = shares.mean(0), shares.std(0) if len(shares) > 1 else torch.zeros(len(sizes))
-        (line,) = axis.plot(sizes, mean.numpy(), marker="o", markersize=3, label=f"{name}, {'x'.join(map(str, one.grid))}")
+        (line,) = axis.plot(sizes, mean.numpy(), marker="o", markersize=3, label=_label(name, one, ", "))
         low, high = (mean - std).clamp(0, 1).numpy(), (mean + std).clamp(0, 1).numpy()
         axis.fill_between(sizes, low, high, color=line.get_color(), alpha=0.12, linewidth=0)
         largest = max(largest, sizes[-1])
@@ -54,7 +54,7 @@ def plot_kernels(stages: Mapping[str, Filters], count: int = 10) -> "Figure":
     for name, one in stages.items():
         order = one.kernels.abs().flatten(1).sum(1).argsort(descending=True)[:count]
         chosen = one.kernels[order]
-        rows.append((f"{name}\n{'x'.join(map(str, one.grid))}", chosen, [""] * len(chosen)))
+        rows.append((_label(name, one), chosen, [""] * len(chosen)))
         if max(one.grid) > ZOOM:
             rows.append((f"middle {ZOOM}", _middle(chosen), [""] * len(chosen)))
     return _rows(rows, count, symmetric=True)
@@ -69,7 +69,7 @@ def plot_components(stages: Mapping[str, Filters], count: int = COMPONENTS) -> "
     rows = []
     for name, one in stages.items():
         components, explained = principal_components(one.kernels, count)
-        rows.append((f"{name}\n{'x'.join(map(str, one.grid))}", _middle(components), [f"{100 * share:.0f} %" for share in explained]))
+        rows.append((_label(name, one), _middle(components), [f"{100 * share:.0f} %" for share in explained]))
     return _rows(rows, count, symmetric=True)
 
 
@@ -107,6 +107,12 @@ def plot_sigma_ratios(rows: list[dict[str, Any]]) -> "Figure":
     axis.set_xticklabels([row["stage"] for row in rows], rotation=30, ha="right", fontsize=7)
     axis.grid(alpha=0.3)
     return figure
+
+
+def _label(name: str, one: Filters, between: str = "\n") -> str:
+    """A stage's name and its kernels' size, which some names have in them."""
+    grid = "x".join(map(str, one.grid))
+    return name if grid in name else f"{name}{between}{grid}"
 
 
 def _middle(values: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from flexseq.nn.continuous import ContinuousConv
 from flexseq.nn.niff import NIFFConv
 from flexseq.positions import taps_around
 
-FITTED = 100
+FITTED = 40
 """Kernels of a stage to which Gaussians are fitted, the heaviest ones."""
 DECOMPOSED = 4096
 """Kernels of a stage whose principal components are taken, evenly chosen."""

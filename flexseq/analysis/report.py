@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Stage = Callable[[str], str]
 NAME = "report.html"
+MOST_STAGES = 8
+"""Where names tell apart more, layers are put together by the size that their kernels could have."""
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
@@ -52,6 +54,8 @@ def write_report(model: nn.Module, folder: str | Path, *, title: str = "", size:
     if not filters:
         raise InputError(f"{type(model).__name__} has no convolutions of more than one tap over one or two axes to report on")
     stages = by_stage(filters, stage)
+    if len(stages) > MOST_STAGES:
+        stages = by_stage(filters, lambda layer: "kernels")  # told apart by their grids
     rows = table(filters)
     kernels = sum(row["kernels"] for row in rows)
     there = [row for row in rows if not math.isnan(row["size"])]

@@ -64,7 +64,12 @@ EVERY_STEP = {"head": "sequence"}
 # SIRENs, and a normalisation that does not mix steps, learn it in some 800 steps; MAGNets with batch normalisation are at 44 % after 1,250.
 COPY_MEMORY = TaskRecipe(
     {"epochs": 4, "batch_size": 32, "lr": 0.002, "gradient_clip": 1.0},
-    networks={"flextcn": {**OPEN, **EVERY_STEP, "kernel": "siren", "norm": "layer"}, "cktcn": {"dropout": 0.0, **EVERY_STEP}, "ckcnn": EVERY_STEP, "tcn": EVERY_STEP},
+    networks={
+        "flextcn": {**OPEN, **EVERY_STEP, "kernel": "siren", "norm": "layer"},
+        "cktcn": {"dropout": 0.0, **EVERY_STEP},
+        "ckcnn": EVERY_STEP,
+        "tcn": EVERY_STEP,
+    },
     quick=Quick({"epochs": 2}, 2_000),
 )
 ADDING = TaskRecipe(
