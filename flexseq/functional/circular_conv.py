@@ -1,5 +1,6 @@
 """Circular convolution by a product of half spectra: kernels as large as the signal, given by their frequencies."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -11,11 +12,15 @@ from torch import Tensor
 from flexseq.errors import InputError
 
 
+SMALL = 64
+"""Samples up to which a depthwise convolution is a product of matrices."""
+
+
 def circular_conv(x: Tensor, spectrum: Tensor, bias: Tensor | None = None, *, groups: int = 1) -> Tensor:
     """Convolve with kernels as large as the signal, whose edges are joined: y = irfft(rfft(x) * spectrum).
 
     A convolution, not a correlation: y[t] = sum_n k[n] x[(t - n) mod N], with spectrum = rfft(k). Transforms are of real numbers, and only
-    the input's is kept for the backward pass. It can be differentiated once.
+    the input's is kept for the backward pass. It can be differentiated once. Depthwise on a few samples it is a product of matrices.
 
     Args:
         x: (batch, in_channels, *grid), one to three grid axes.
@@ -48,8 +53,9 @@ def circular_conv(x: Tensor, spectrum: Tensor, bias: Tensor | None = None, *, gr
             f"groups={groups}, got {tuple(spectrum.shape)} for x of shape {tuple(x.shape)}"
         )
     dtype = torch.promote_types(x.dtype, torch.float32)
+    convolve = _by_matrices if _is_depthwise(*spectrum.shape[:2], groups) and math.prod(grid) <= SMALL else _CircularConv.apply
     with torch.autocast(x.device.type, enabled=False):
-        y = _CircularConv.apply(x.to(dtype), spectrum.to(dtype.to_complex()), groups)
+        y = convolve(x.to(dtype), spectrum.to(dtype.to_complex()), groups)
         if bias is not None:
             y = y + bias.to(dtype).view(-1, *[1] * len(grid))
     if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
@@ -180,6 +186,26 @@ def _resize_axis(spectrum: Tensor, axis: int, new: int) -> Tensor:
     return torch.cat([start, spectrum.new_zeros(shape), end], axis)
 
 
+def _by_matrices(x: Tensor, spectrum: Tensor, groups: int) -> Tensor:
+    """Depthwise on small grids: a circulant matrix for each channel, where starting transforms would cost more than they save."""
+    grid = x.shape[2:]
+    kernel = torch.fft.irfftn(spectrum[:, 0], s=grid, dim=list(range(1, 1 + len(grid))))
+    count = math.prod(grid)
+    matrices = kernel.flatten(1).index_select(1, _differences(tuple(grid), x.device)).view(-1, count, count)  # (channels, from, to)
+    return torch.bmm(x.flatten(2).transpose(0, 1), matrices).transpose(0, 1).reshape(x.shape)
+
+
+@functools.lru_cache(maxsize=64)
+def _differences(grid: tuple[int, ...], device: torch.device) -> Tensor:
+    """Where k[t - s] stands in the flattened kernel, for samples s and t: flattened, (s * t,)."""
+    index = torch.arange(math.prod(grid), device=device)
+    places = torch.stack(torch.unravel_index(index, grid))  # (axes, samples)
+    sizes = torch.tensor(grid, device=device)[:, None, None]
+    differences = (places[:, None, :] - places[:, :, None]) % sizes
+    strides = torch.tensor([math.prod(grid[axis + 1 :]) for axis in range(len(grid))], device=device)
+    return (differences * strides[:, None, None]).sum(0).flatten()
+
+
 class _CircularConv(torch.autograd.Function):
     """Written out, since torch's gradient of a real transform takes a whole complex one."""
 
@@ -187,6 +213,8 @@ class _CircularConv(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, spectrum: Tensor, groups: int) -> Tensor:
         axes = list(range(2, x.ndim))
         transformed = torch.fft.rfftn(x, dim=axes)
+        if not any(ctx.needs_input_grad) and _is_depthwise(*spectrum.shape[:2], groups):
+            return torch.fft.irfftn(transformed.mul_(spectrum[:, 0]), s=x.shape[2:], dim=axes)
         y = torch.fft.irfftn(_product(transformed, spectrum, groups), s=x.shape[2:], dim=axes)
         ctx.save_for_backward(transformed, spectrum)
         ctx.groups, ctx.grid = groups, x.shape[2:]

@@ -99,6 +99,7 @@ class NIFFConv(nn.Module):
     ):
         super().__init__()
         self._kept: Kept | None = None
+        self._asked: tuple[Any, Tensor, Tensor | None] | None = None
         self._said: set[tuple[int, ...]] = set()
         name = type(self).__name__
         for argument, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
@@ -155,28 +156,39 @@ class NIFFConv(nn.Module):
         """
         if self.kernel_size is None:
             raise InputError(f"{type(self).__name__} has no kernel size yet: give kernel_size, or an input first")
-        grid = self._own_grid() if grid is None else tuple(grid)
+        grid = self._own_grid() if grid is None else tuple(int(n) for n in grid)
         dtype = torch.promote_types(self.real.readout.bias.dtype, torch.float32)
         options: dict[str, Any] = {"dtype": dtype, "device": self.real.readout.bias.device}
         with torch.autocast(self.real.readout.bias.device.type, enabled=False):
-            whole = self._whole()
-            frequencies = bin_frequencies(grid, whole, ratio=self.ratio, as_published=self.as_published, **options)
-            positions = frequencies
-            if not self.in_cycles:
-                nyquist = torch.tensor([max(size, 2) / 2 for size in whole], **options)
-                positions = frequencies / nyquist.view(-1, *[1] * self.ndim)
-            heard = in_band(frequencies, whole).to(dtype) if self.ratio > 1 else None
+            positions, heard = self._positions(grid, **options)
             parts = []
-            for network, sign in ((self.real, 1), (self.imaginary, -1)):
-                basis = network.basis(positions)
-                basis = torch.cat([basis, torch.ones_like(basis[:1])])  # the readout's bias is the weight of a constant
-                if heard is not None:
-                    basis = basis * heard
-                basis = ((basis + sign * mirrored(basis, self.ndim)) / 2)[..., : grid[-1] // 2 + 1]
+            for network, is_real in ((self.real, True), (self.imaginary, False)):
+                there, opposite = network.basis(positions).chunk(2, 1)  # at the half spectrum's frequencies, and at minus them
                 readout = network.readout
-                weight = torch.cat([readout.effective_weight(), readout.bias[:, None]], 1).to(dtype)
-                parts.append((weight @ basis.flatten(1)).unflatten(1, half_grid(grid)))
+                weight, bias = readout.effective_weight().to(dtype), readout.bias.to(dtype)[:, None]
+                # W(f) and conj W(-f) averaged; a constant has no odd part, but its parameter stays in the graph.
+                basis = (there + opposite if is_real else there - opposite) / 2
+                part = torch.addmm(bias, weight, basis, beta=1 if is_real else 0)
+                parts.append((part if heard is None else part * heard).unflatten(1, half_grid(grid)))
         return torch.complex(*parts).unflatten(0, (self.out_channels, self.in_channels // self.groups))
+
+    def _positions(self, grid: tuple[int, ...], *, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor | None]:
+        """What the networks are asked at, (ndim, 2 * frequencies): the half spectrum's bins, then the bins of minus their frequencies.
+
+        And at another resolution, which of the frequencies pass: (frequencies,).
+        """
+        whole = self._whole()
+        key = grid, whole, self.ratio, self.as_published, self.in_cycles, dtype, device
+        if self._asked is None or self._asked[0] != key:
+            frequencies = bin_frequencies(grid, whole, ratio=self.ratio, as_published=self.as_published, dtype=dtype, device=device)
+            heard = in_band(frequencies, whole).to(dtype) if self.ratio > 1 else None
+            if not self.in_cycles:
+                nyquist = torch.tensor([max(size, 2) / 2 for size in whole], dtype=dtype, device=device)
+                frequencies = frequencies / nyquist.view(-1, *[1] * self.ndim)
+            last = grid[-1] // 2 + 1
+            both = [part[..., :last].flatten(1) for part in (frequencies, mirrored(frequencies, self.ndim))]
+            self._asked = key, torch.cat(both, 1), None if heard is None else heard[..., :last].flatten()
+        return self._asked[1], self._asked[2]
 
     def sample_kernel(self, grid: Sequence[int] | None = None) -> Tensor:
         """The kernel in space, as a cross-correlation applies it: (out_channels, in_channels / groups, *grid).
@@ -287,7 +299,7 @@ class NIFFConv(nn.Module):
         return super()._apply(*arguments, **options)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_kept": None}  # copies and files do without
+        return {**self.__dict__, "_kept": None, "_asked": None}  # copies and files do without
 
     def get_extra_state(self) -> Tensor:
         return torch.tensor([*(self.kernel_size or (0,) * self.ndim), self.ratio], dtype=torch.float64)
