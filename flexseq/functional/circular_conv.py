@@ -11,7 +11,6 @@ from torch import Tensor
 
 from flexseq.errors import InputError
 
-
 SMALL = 64
 """Samples up to which a depthwise convolution is a product of matrices."""
 
@@ -53,7 +52,9 @@ def circular_conv(x: Tensor, spectrum: Tensor, bias: Tensor | None = None, *, gr
             f"groups={groups}, got {tuple(spectrum.shape)} for x of shape {tuple(x.shape)}"
         )
     dtype = torch.promote_types(x.dtype, torch.float32)
-    convolve = _by_matrices if _is_depthwise(*spectrum.shape[:2], groups) and math.prod(grid) <= SMALL else _CircularConv.apply
+    convolve = (
+        _by_matrices if _is_depthwise(spectrum.shape[0], spectrum.shape[1], groups) and math.prod(grid) <= SMALL else _CircularConv.apply
+    )
     with torch.autocast(x.device.type, enabled=False):
         y = convolve(x.to(dtype), spectrum.to(dtype.to_complex()), groups)
         if bias is not None:
@@ -213,7 +214,7 @@ class _CircularConv(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, spectrum: Tensor, groups: int) -> Tensor:
         axes = list(range(2, x.ndim))
         transformed = torch.fft.rfftn(x, dim=axes)
-        if not any(ctx.needs_input_grad) and _is_depthwise(*spectrum.shape[:2], groups):
+        if not any(ctx.needs_input_grad) and _is_depthwise(spectrum.shape[0], spectrum.shape[1], groups):
             return torch.fft.irfftn(transformed.mul_(spectrum[:, 0]), s=x.shape[2:], dim=axes)
         y = torch.fft.irfftn(_product(transformed, spectrum, groups), s=x.shape[2:], dim=axes)
         ctx.save_for_backward(transformed, spectrum)
