@@ -269,8 +269,8 @@ def draw_table(name: str, folder: Path) -> Path:
     write_text(folder / "table.json", json.dumps({"table": name, "title": table.title, "rows": data}, indent=1) + "\n")
     plot_table(table.title, [column.title for column in table.columns], data, folder / "table.png")
     for task in table.tasks:
-        curves = {name: [r["accuracy_over_size"] for r in by_task[task]] for name, by_task in found.items() if by_task[task]}
         if TASKS[task].transfer is not None:
+            curves = {name: [r["accuracy_over_size"] for r in by_task[task]] for name, by_task in found.items() if by_task[task]}
             plot_over_size(
                 curves, next(r for by_task in found.values() for r in by_task[task])["source_size"], folder / f"{task}_sizes.png"
             )
