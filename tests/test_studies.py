@@ -58,6 +58,17 @@ def test_a_table_accumulates_and_can_be_drawn_again(bench, tmp_path, digits_tabl
     assert "a study with other options (training: " in err
 
 
+def test_a_table_of_a_task_without_transfer(bench, tmp_path, monkeypatch):  # noqa: F811
+    rows = (Row("a", "flextcn", SMALL, {}, {"digits": "99.0"}), Row("b", "ckcnn", SMALL))
+    monkeypatch.setitem(tables.TABLES, "table1", Table("A table", (Column("digits", "digits"),), rows))
+    code, _, err = bench("table1", *FAST, "--out", "t")
+    assert code == 0, err
+    text = (tmp_path / "t" / "table.md").read_text()
+    assert "(99.0)" in text
+    assert text.count("| 0 | 1 |") == 2
+    assert (tmp_path / "t" / "table.png").stat().st_size > 5000
+
+
 def test_a_run_that_fails_does_not_stop_the_others(bench, tmp_path, digits_table, monkeypatch):  # noqa: F811
     good, bad = (tables.TABLES["table4"].rows[0], Row("broken", "flexnet", SMALL, {"alias_penalty": "none", "lr": 1e30}))
     monkeypatch.setitem(tables.TABLES, "table4", Table("A table", tables.TABLES["table4"].columns, (bad, good)))
