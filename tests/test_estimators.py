@@ -73,13 +73,25 @@ def test_missing_values_get_a_channel_and_constant_channels_do_no_harm():
     assert classifier.network_.in_channels == 4
     inputs = classifier.scaling_.inputs(read_panel([pd.DataFrame(series.T) for series in X]))
     assert (inputs[:, 1] == 0).all()
-    assert (inputs[2, 0, 5:9] == 0).all()
+    before, after = inputs[2, 0, 4], inputs[2, 0, 9]
+    np.testing.assert_allclose(inputs[2, 0, 5:9], before + (after - before) * np.arange(1, 5) / 5, rtol=1e-5)  # on the line
     np.testing.assert_allclose(inputs[2, 3, 5:9], 2 / 3, rtol=1e-6)
     assert (inputs[3, 3, 4], inputs[0, 3, 0]) == (0, 1)
     assert np.isfinite(classifier.predict_proba(X)).all()
     complete = FlexTCNClassifier(**SMALL).fit(X[4:], y[4:])
     assert complete.network_.in_channels == 3
     assert np.isfinite(complete.predict_proba(X)).all()  # missing for the first time
+
+
+def test_missing_values_at_the_ends_are_as_the_nearest_and_padding_stays_0():
+    values = np.array([[np.nan, 1.0, np.nan, 3.0, np.nan], [2.0, np.nan, 4.0, np.nan, np.nan]])
+    frames = [pd.DataFrame({"a": values[0]}), pd.DataFrame({"a": values[1, :4]})]
+    panel = read_panel(frames)
+    inputs = Scaling([0.0], [1.0], True).inputs(panel)
+    assert inputs[0].tolist() == [[1, 1, 2, 3, 3], [0, 1, 0, 1, 0]]
+    assert inputs[1].tolist() == [[2, 3, 4, 4, 0], [1, 0, 1, 0, 0]]
+    empty = read_panel([pd.DataFrame({"a": [1.0, 2.0], "b": [np.nan, np.nan]})])
+    assert Scaling([0.0, 0.0], [1.0, 1.0], True).inputs(empty)[0, 1].tolist() == [0, 0]
 
 
 def test_standardisation_skips_what_is_missing():

@@ -59,7 +59,7 @@ def load_archive(*, problem: str, folder: str | None = None, download: bool = Fa
     lengths, test_lengths = _lengths(panel, test_panel)
     notes.append(f"{len(validating):,} of the training series choose the best epoch and do not train")
     if scaling.shows_missing:
-        notes.append("values are missing; one channel says which are there")
+        notes.append("values are missing, and filled in from their neighbours; one channel says which are there")
     return Dataset(
         "archive",
         str(train_file.parent),

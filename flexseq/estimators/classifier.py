@@ -19,7 +19,7 @@ class FlexTCNClassifier(FlexTCNEstimator, BaseClassifier):
     """Classify series with a FlexTCN: causal convolutions as long as they need to be, with learned sizes.
 
     Takes series of equal or unequal lengths, of one or more channels, with missing values (NaN). Channels are standardised by the training
-    series; missing values become 0, and one more channel says what is there.
+    series; missing values are filled in from their neighbours, and one more channel says what was there.
 
     Args:
         depth: residual blocks of two convolutions each.
