@@ -121,7 +121,9 @@ def memory() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
-    sizes = parser.parse_args().sizes
+    parser.add_argument("--dense-up-to", type=int, default=64, help="pixels up to which strategies run that evaluate all positions")
+    given = parser.parse_args()
+    sizes = given.sizes
     about = {
         "command": "python " + " ".join(sys.argv),
         "commit": subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True).stdout.strip(),
@@ -132,7 +134,10 @@ def main() -> None:
     }
     meter = MemoryMeter("cpu")
     rows = []
-    for case in (case for case in CASES if case.size in sizes):
+    chosen = [
+        case for case in CASES if case.size in sizes and (case.size <= given.dense_up_to or case.positions or case.gradient == "conv3")
+    ]
+    for case in chosen:
         row = {"case": case.name, "size": case.size, "estimate_mb": case.estimate() / 2**20}
         if case.estimate() < WITHIN * memory():
             try:
