@@ -100,8 +100,10 @@ class Scaling:
     def inputs(self, panel: Panel) -> np.ndarray:
         """(series, channels, longest length) in float32; padding is 0.
 
-        Missing values lie on the line between their neighbours (at the ends, they are as the nearest); a channel without any value is 0. The
-        papers have 0 for all of them: on 150 steps of which 30 % are missing that costs kernels which see a few steps 16 points of accuracy.
+        Missing values lie on the line between their neighbours (at the ends, they are as the nearest); a channel without any value is 0.
+        The
+        papers have 0 for all of them: on 150 steps of which 30 % are missing that costs kernels which see a few steps 16 points of
+            accuracy.
 
         Raises:
             InputError: another number of channels than in training.
