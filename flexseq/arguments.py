@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import numbers
 from typing import Any, TypeVar
 
 from flexseq.errors import InputError, unknown_name
@@ -73,6 +74,8 @@ def to_json(value: Any) -> Any:
         return [to_json(item) for item in value]
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
+    if isinstance(value, numbers.Integral):  # numpy's
+        return int(value)
     factory, keywords = (value.func, value.keywords) if isinstance(value, functools.partial) and not value.args else (value, {})
     if isinstance(factory, type) and BUILDABLE.get(factory.__name__) is factory:
         return {"class": factory.__name__, "keywords": to_json(keywords)}

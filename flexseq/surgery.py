@@ -1,6 +1,7 @@
-"""Put NIFF or FlexConv layers into any network."""
+"""Put NIFF, FlexConv or CF-Conv layers into any network."""
 
 import copy
+import inspect
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,10 +11,10 @@ import torch
 from torch import nn
 
 from flexseq.errors import InputError, unknown_name
-from flexseq.kernels import KernelFactory
+from flexseq.kernels import KERNELS, KernelFactory
 from flexseq.nn.cfconv import CFConv1d, CFConv2d
 from flexseq.nn.flexconv import FlexConv1d, FlexConv2d, FlexConv3d
-from flexseq.nn.niff import NIFFConv1d, NIFFConv2d
+from flexseq.nn.niff import SIZES, NIFFConv1d, NIFFConv2d
 
 PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -126,6 +127,8 @@ def to_niff(
     """
     if init not in INITIALISATIONS:
         raise unknown_name("init", init, INITIALISATIONS)
+    if isinstance(size, str) and size not in (*SIZES, *KERNELS):
+        raise unknown_name("size", size, [*SIZES, *KERNELS])
     options: dict[str, Any] = {"kernel": size, "linear": linear, "padding": padding}
 
     def replace(conv: Any) -> nn.Module:
@@ -163,14 +166,12 @@ def to_separable(model: nn.Module, *, bias: bool = False, only: Only = None) -> 
     """
 
     def replace(conv: Any) -> nn.Module:
-        if conv.groups == conv.in_channels == conv.out_channels:
-            return copy.deepcopy(conv)
         size = {"padding": conv.padding, "dilation": conv.dilation, "padding_mode": conv.padding_mode}
         depthwise = type(conv)(conv.in_channels, conv.in_channels, conv.kernel_size, groups=conv.in_channels, bias=False, **size)
         point = type(conv)(conv.in_channels, conv.out_channels, 1, groups=conv.groups, bias=bias and conv.bias is not None)
         return nn.Sequential(depthwise, point)
 
-    return _convert(model, replace, "to_separable", ndims=(1, 2, 3), only=only)
+    return _convert(model, replace, "to_separable", ndims=(1, 2, 3), only=only, depthwise=False)
 
 
 def to_flexconv(
@@ -208,6 +209,7 @@ def to_flexconv(
         >>> report.replaced, new(torch.randn(1, 3, 32, 32)).shape
         (['2'], torch.Size([1, 16, 32, 32]))
     """
+    _check_options("to_flexconv", FlexConv2d, options)
     given = {"kernel": kernel, "mask_sigma": mask_sigma, "variance_preserving": True, **options}
 
     def replace(conv: Any) -> nn.Module:
@@ -238,6 +240,8 @@ def to_cfconv(
         InputError: there is nothing to convert; options that CFConv refuses.
     """
 
+    _check_options("to_cfconv", CFConv2d, options)
+
     def replace(conv: Any) -> nn.Module:
         layer: Any = {1: CFConv1d, 2: CFConv2d}[len(conv.kernel_size)]
         given = {"groups": conv.groups, "bias": bias and conv.bias is not None, "positions": positions, "at_most": True, **options}
@@ -247,8 +251,10 @@ def to_cfconv(
 
 
 def _convert(
-    model: nn.Module, replace: Callable[[Any], nn.Module], caller: str, *, ndims: tuple[int, ...], only: Only
+    model: nn.Module, replace: Callable[[Any], nn.Module], caller: str, *, ndims: tuple[int, ...], only: Only, depthwise: bool = True
 ) -> tuple[nn.Module, Report]:
+    if not isinstance(model, nn.Module):
+        raise InputError(f"{caller} expected a torch.nn.Module, got {type(model).__name__}")
     chosen = _chooser(only)
     new = copy.deepcopy(model)
     rows: list[Replacement] = []
@@ -258,6 +264,8 @@ def _convert(
         if not isinstance(module, PLAIN + TRANSPOSED):
             continue
         reason = _reason(module, first, ndims) or ("" if chosen(name) else "not chosen")
+        if not (reason or depthwise) and module.groups == module.in_channels == module.out_channels:
+            reason = "depthwise already"
         before, count = _describe(module), _count(module)
         if reason:
             rows.append(Replacement(name, before, "", reason, count, count))
@@ -300,6 +308,13 @@ def _reason(module: Any, first: nn.Module | None, ndims: tuple[int, ...]) -> str
     return ""
 
 
+def _check_options(caller: str, layer: type, options: dict[str, Any]) -> None:
+    known = inspect.signature(layer).parameters.keys() - {"in_channels", "out_channels", "groups"}
+    for name in options:
+        if name not in known:
+            raise unknown_name(f"option of {caller}", name, sorted(known))
+
+
 def _like(new: nn.Module, old: nn.Module) -> nn.Module:
     parameter = next(old.parameters())
     return new.to(device=parameter.device, dtype=parameter.dtype).train(old.training)
@@ -335,6 +350,8 @@ def _describe(module: Any) -> str:
 def _chooser(only: Only) -> Callable[[str], bool]:
     if only is None:
         return lambda name: True
+    if not isinstance(only, str) and not callable(only):
+        raise InputError(f"only expected a regular expression or a function of names, got {only!r}")
     if isinstance(only, str):
         try:
             pattern = re.compile(only)

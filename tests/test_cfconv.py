@@ -247,7 +247,7 @@ def test_resolution_keeps_the_kernels_frequencies():
         with fs.set_resolution(layer, 2):
             assert relative(layer(finer)[..., ::2], coarse) < 1e-10
             assert layer.sample_kernel().shape == (1, 1, 18)
-            with pytest.raises(fs.InputError, match="trains at the resolution of its state alone"):
+            with torch.enable_grad(), pytest.raises(fs.InputError, match="trains at the resolution of its state alone"):
                 layer.train()(finer)
             layer.eval()
         with pytest.raises(fs.InputError, match="kernel for inputs of 9 samples, got 18"):
@@ -302,6 +302,21 @@ def test_a_first_input_in_inference_mode():
     layer.train()(torch.randn(1, 2, 8)).sum().backward()
 
 
+def test_training_mode_without_gradients_changes_nothing():
+    layer = fs.CFConv1d(2, 2, 8)
+    before = layer.state.clone()
+    with torch.no_grad():
+        layer(torch.randn(1, 2, 8))
+    assert torch.equal(layer.state, before)
+    assert layer._steps == 0
+
+
+def test_numpys_integers_are_saved(tmp_path):
+    layer = fs.CFConv1d(2, 2, 8, positions=np.int64(5))
+    fs.save(layer, tmp_path / "layer.safetensors")
+    assert fs.load(tmp_path / "layer.safetensors").positions == 5
+
+
 def test_on_the_meta_device():
     with torch.device("meta"):
         assert fs.CFConv2d(2, 3, 8).state.device.type == "meta"
@@ -311,6 +326,11 @@ def test_on_the_meta_device():
     ("options", "message"),
     [
         ({"seed": -1}, "seed in"),
+        ({"seed": 1.5}, "seed to be a number"),
+        ({"positions": "5"}, "positions to be a number"),
+        ({"rate": "a"}, "rate to be a number"),
+        ({"widths": 8}, "end with 1"),
+        ({"refresh_every": 1.5}, "refresh_every of at least 1"),
         ({"positions": 0}, "positions of at least 1"),
         ({"positions": 0.0}, "a share above 0"),
         ({"positions": 1.5}, "at most 1"),

@@ -119,6 +119,26 @@ def test_stages():
     assert list(by_stage(spatial_filters(model), lambda name: "all")) == ["all (3x3)", "all (5x5)"]
 
 
+def test_no_kernels_are_lost_between_stages():
+    model = nn.ModuleDict(
+        {"layer1": nn.ModuleList([nn.Conv2d(1, 3, 3), nn.Conv2d(1, 4, 5), fs.NIFFConv2d(1, 2, 4), fs.NIFFConv2d(1, 2, 5)])}
+    )
+    for size in (None, 7):
+        filters = spatial_filters(model, size)
+        stages = by_stage(filters, lambda layer: "all")
+        assert sum(len(one.kernels) for one in stages.values()) == 11
+        assert all(one.kernels.shape[0] == one.spectra.shape[0] for one in stages.values())
+
+
+def test_layers_of_zeros_and_even_axes():
+    conv = nn.Conv2d(1, 2, 3)
+    nn.init.zeros_(conv.weight)
+    (row,) = table(conv)
+    assert all(np.isnan(row[key]) for key in ("size", "mass_3", "mass_5", "mass_7"))
+    with pytest.raises(fs.InputError, match="axes of odd size"):
+        mass_ratio(torch.ones(1, 4, 4))
+
+
 def test_table_is_one_for_pandas():
     pandas = pytest.importorskip("pandas")
     conv = nn.Conv2d(1, 2, 3)

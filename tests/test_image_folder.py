@@ -1,5 +1,7 @@
 """Pictures in folders, and the random changes to them."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -32,7 +34,9 @@ def test_flat_folders_are_split_and_broken_files_named(tmp_path):
     whole = (folder / "Dog" / "1.jpg").read_bytes()
     (folder / "Dog" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (folder / "Dog" / "Thumbs.db").write_bytes(b"no picture")
+    before = list(warnings.filters)
     dataset = load_cats_dogs(str(tmp_path), size=12)
+    assert warnings.filters == before
     assert sum(dataset.sizes.values()) == 40
     assert dataset.classes == ["Cat", "Dog"]
     assert dataset.shape == (3, 12, 12)

@@ -283,6 +283,28 @@ def test_half_precision():
         layer(x.half())
 
 
+@pytest.mark.parametrize("size", [4, 16])
+def test_training_after_a_first_call_in_inference_mode(size):
+    """Indices and positions are kept from call to call, the former for all layers."""
+    layer, x = fs.NIFFConv2d(2, 2, groups=2), torch.randn(1, 2, size, size + 1)
+    with torch.inference_mode():
+        layer.eval()(x)
+    layer.train()(x).sum().backward()
+    fs.NIFFConv2d(2, 2, groups=2)(x).sum().backward()
+    layer.eval()(x.requires_grad_()).sum().backward()
+
+
+def test_grids_are_checked():
+    layer = fs.NIFFConv2d(2, 2, 8)
+    for grid in (8, (8,), (8, 0), (8, 2.5)):
+        with pytest.raises(fs.InputError, match="grid expected 2 sizes of at least 1"):
+            layer.sample_kernel(grid)
+    with pytest.raises(fs.InputError, match="at least one sample"):
+        layer(torch.randn(0, 2, 8, 8))
+    with pytest.raises(fs.InputError, match="kernel expected a size"):
+        fs.NIFFConv2d(2, 2, kernel=8)
+
+
 def test_odd_sizes_and_a_size_of_one():
     layer = fs.NIFFConv2d(2, 2, groups=2)
     x = torch.randn(1, 2, 1, 1)

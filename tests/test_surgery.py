@@ -73,9 +73,40 @@ def test_full_and_separable():
     assert new[6].groups == 1
     assert new[2].groups == 4
     separated, report = to_separable(small())
-    assert report.replaced == ["1", "2", "6"]
+    assert report.replaced == ["2", "6"]
     assert [part.groups for part in separated[6]] == [16, 1]
     assert separated(torch.randn(1, 3, 14, 15)).shape[1] == 4
+
+
+def test_separating_leaves_depthwise_convolutions():
+    with pytest.raises(fs.InputError, match=r"1: depthwise already"):
+        to_separable(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, padding=1, groups=4)))
+
+
+@pytest.mark.parametrize(
+    ("convert", "options", "message"),
+    [
+        (fs.to_flexconv, {"foo": 1}, "unknown option of to_flexconv 'foo'"),
+        (fs.to_flexconv, {"groups": 1}, "unknown option of to_flexconv 'groups'"),
+        (fs.to_cfconv, {"updates": "replace"}, "did you mean 'update'"),
+        (fs.to_niff, {"only": ["1"]}, "only expected a regular expression or a function"),
+        (fs.to_niff, {"size": "huge"}, "unknown size 'huge'"),
+    ],
+)
+def test_bad_options(convert, options, message):
+    with pytest.raises(fs.InputError, match=message):
+        convert(small(), **options)
+    with pytest.raises(fs.InputError, match=r"expected a torch\.nn\.Module, got str"):
+        convert("x")
+
+
+def test_resolution_of_a_converted_network_with_strides():
+    model = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(2, 2, 3, stride=2, padding=1), nn.Conv2d(2, 2, 3, padding=1))
+    for convert in (fs.to_cfconv, fs.to_niff, fs.to_flexconv):
+        new, _ = convert(model)
+        new.eval()(torch.randn(1, 1, 17, 17))  # 9 after the stride
+        with fs.set_resolution(new, 2):
+            assert new(torch.randn(1, 1, 34, 34)).shape[2:] == (17, 17)  # not 18
 
 
 def test_biases_dtype_device_and_mode():

@@ -68,9 +68,9 @@ def spatial_filters(model: nn.Module, size: int | None = None) -> list[Filters]:
             continue
         kernel, present = sampled
         kernels = _centred(kernel.flatten(0, 1).float().cpu(), present)
-        spectra = _own_spectra(module) if isinstance(module, NIFFConv | CFConv) else _spectra(kernels)
         if size is not None:
             kernels = _resized(kernels, size)
+        spectra = _own_spectra(module) if isinstance(module, NIFFConv | CFConv) else _spectra(kernels)
         found.append(Filters(name or type(module).__name__, type(module).__name__, kernels, spectra))
     return found
 
@@ -95,9 +95,11 @@ def by_stage(filters: Sequence[Filters], stage: Callable[[str], str] = stage_of)
     for one in filters:
         groups.setdefault((stage(one.layer), (one.grid, one.spectra.shape[1:])), []).append(one)
     names = [name for name, _ in groups]
-    joined = {}
-    for (name, (grid, _)), members in groups.items():
+    joined: dict[str, Filters] = {}
+    for (name, (grid, bins)), members in groups.items():
         label = name if names.count(name) == 1 else f"{name} ({'x'.join(map(str, grid))})"
+        if label in joined:  # of the same size, but with other bins
+            label = f"{label}, spectra of {'x'.join(map(str, bins))}"
         kernels, spectra = torch.cat([one.kernels for one in members]), torch.cat([one.spectra for one in members])
         joined[label] = Filters(label, members[0].kind, kernels, spectra)
     return joined
@@ -119,6 +121,8 @@ def mass_ratio(kernels: Tensor) -> tuple[list[int], Tensor]:
         >>> mass_ratio(torch.tensor([[0.0, -1.0, 2.0, 1.0, 0.0]]))
         ([1, 3, 5], tensor([[0.5000, 1.0000, 1.0000]]))
     """
+    if any(size % 2 == 0 for size in kernels.shape[1:]):
+        raise InputError(f"mass_ratio expected axes of odd size, with a sample in the middle, got shape {tuple(kernels.shape)}")
     ring = _rings(kernels.shape[1:])
     masses = kernels.new_zeros(len(kernels), int(ring.max()) + 1)
     masses.index_add_(1, ring.flatten(), kernels.abs().flatten(1))
@@ -242,7 +246,8 @@ def table(model_or_filters: nn.Module | Sequence[Filters], *, share: float = 0.9
             "size_std": float(effective[there].std()) if there.sum() > 1 else 0.0,
         }
         for window in (3, 5, 7):
-            row[f"mass_{window}"] = float(shares[there][:, sizes.index(window)].mean()) if window in sizes else 1.0
+            within = shares[there][:, sizes.index(window)] if window in sizes else torch.ones(int(there.sum()))
+            row[f"mass_{window}"] = float(within.mean())
         rows.append(row)
     return rows
 

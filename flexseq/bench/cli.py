@@ -51,7 +51,7 @@ def bench(
     conversion: Annotated[str | None, typer.Option(help=f"niff tasks: {' | '.join(CONVERSIONS)}")] = None,
     parameterisation: Annotated[str | None, typer.Option(help="cfnet: hwio | hwi | hwo | hw, what the kernels are functions of")] = None,
     positions: Annotated[
-        float | None, typer.Option(help="cfnet: how many values of each kernel a step draws, or their share below 1; 32768 by default")
+        str | None, typer.Option(help="cfnet: how many values of each kernel a step draws, or with a point their share; 32768 by default")
     ] = None,
     update: Annotated[str | None, typer.Option(help="cfnet: replace | average, what becomes of the values drawn")] = None,
     rate: Annotated[float | None, typer.Option(help="cfnet: what a new value counts with --update average; 0.1 by default")] = None,
@@ -139,11 +139,7 @@ def bench(
         training |= {"precision": PRECISIONS[precision], "seed": seed, "workers": workers}
         network = given(depth=depth, width=width, kernel=kernel, conv=conv, kernel_size=kernel_size)
         network |= given(mask_sigma=mask_sigma, dropout=dropout, head=head, backbone=backbone, conversion=conversion)
-        if positions is not None and positions >= 1:
-            if positions % 1:
-                raise InputError(f"--positions expected a whole number, or a share below 1, got {positions}")
-            positions = int(positions)
-        network |= given(parameterisation=parameterisation, positions=positions, update=update, rate=rate, gradient=gradient)
+        network |= given(parameterisation=parameterisation, positions=_positions(positions), update=update, rate=rate, gradient=gradient)
         network |= given(half=half, refresh_every=refresh_every)
         data = given(data_dir=data_dir, download=download or None, words=words, split=split, short=short, limit=limit, size=size)
         data |= given(drop=drop, length=length, problem=problem)
@@ -189,6 +185,15 @@ def bench(
         path = run(plan, out or Path("runs") / name, seeds=seeds, device=device, resume=resume, devices=together)
         if is_first_process():
             print(path)
+
+
+def _positions(text: str | None) -> int | float | None:
+    if text is None:
+        return None
+    try:
+        return float(text) if "." in text else int(text)
+    except ValueError as error:
+        raise InputError(f"--positions expected a whole number, or a share such as 0.1, got {text}") from error
 
 
 def _sizes(option: str, text: str) -> list[int]:

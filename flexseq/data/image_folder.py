@@ -68,7 +68,7 @@ def read_picture(path: Path, size: int) -> np.ndarray:
             middle = picture.crop((left, top, left + edge, top + edge))
             square = middle.resize((size, size), Image.Resampling.BILINEAR)
             return np.asarray(square).transpose(2, 0, 1)
-    except BROKEN as error:
+    except (*BROKEN, Image.DecompressionBombError) as error:
         raise InputError(f"{path} cannot be read as a picture: {error}") from error
 
 
@@ -154,7 +154,9 @@ def _pictures_by_class(folder: Path, notes: list[str], decode: bool) -> tuple[li
     counted: list[str] = []
     for name in classes:
         found = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
-        with ThreadPoolExecutor() as pool:  # Pillow lets go of the interpreter while it decodes
+        # Warnings, about odd metadata, are switched off around the threads: in them they would stay off. Pillow lets go of the interpreter.
+        with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+            warnings.simplefilter("ignore")
             opens = list(pool.map(_opens, found, [decode] * len(found)))
         readable = [path for path, whole in zip(found, opens, strict=True) if whole]
         broken += sorted(set(found) - set(readable))
@@ -184,11 +186,10 @@ def _opens(path: Path, decode: bool) -> bool:
     from PIL import Image
 
     try:
-        with Image.open(path) as picture, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with Image.open(path) as picture:
             if decode:
                 picture.draft("RGB", (16, 16))  # of a JPEG an eighth of the work
                 picture.load()
             return min(picture.size) > 0
-    except BROKEN:
+    except (*BROKEN, Image.DecompressionBombError):
         return False

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,6 +52,8 @@ def circular_conv(x: Tensor, spectrum: Tensor, bias: Tensor | None = None, *, gr
             f"circular_conv expected a spectrum of shape (out_channels, in_channels / groups, {', '.join(map(str, half))}) with "
             f"groups={groups}, got {tuple(spectrum.shape)} for x of shape {tuple(x.shape)}"
         )
+    if not len(x):
+        raise InputError(f"circular_conv expected a batch of at least one, got shape {tuple(x.shape)}")
     dtype = torch.promote_types(x.dtype, torch.float32)
     convolve = (
         _by_matrices if _is_depthwise(spectrum.shape[0], spectrum.shape[1], groups) and math.prod(grid) <= SMALL else _CircularConv.apply
@@ -62,6 +65,18 @@ def circular_conv(x: Tensor, spectrum: Tensor, bias: Tensor | None = None, *, gr
     if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
         return y.to(torch.get_autocast_dtype(x.device.type))
     return y.to(x.dtype)
+
+
+def checked_grid(grid: object, ndim: int) -> tuple[int, ...]:
+    """A grid as the user gave it, as a tuple.
+
+    Raises:
+        InputError: anything but one size of at least 1 for each axis.
+    """
+    sizes = tuple(grid) if isinstance(grid, Sequence) else ()
+    if len(sizes) != ndim or not all(isinstance(n, numbers.Integral) and int(n) >= 1 for n in sizes):
+        raise InputError(f"grid expected {ndim} size{'s' if ndim > 1 else ''} of at least 1, got {grid!r}")
+    return tuple(int(n) for n in sizes)
 
 
 def half_grid(grid: Sequence[int]) -> tuple[int, ...]:
@@ -199,12 +214,13 @@ def _by_matrices(x: Tensor, spectrum: Tensor, groups: int) -> Tensor:
 @functools.lru_cache(maxsize=64)
 def _differences(grid: tuple[int, ...], device: torch.device) -> Tensor:
     """Where k[t - s] stands in the flattened kernel, for samples s and t: flattened, (s * t,)."""
-    index = torch.arange(math.prod(grid), device=device)
-    places = torch.stack(torch.unravel_index(index, grid))  # (axes, samples)
-    sizes = torch.tensor(grid, device=device)[:, None, None]
-    differences = (places[:, None, :] - places[:, :, None]) % sizes
-    strides = torch.tensor([math.prod(grid[axis + 1 :]) for axis in range(len(grid))], device=device)
-    return (differences * strides[:, None, None]).sum(0).flatten()
+    with torch.inference_mode(False):  # it is kept for later calls, which may need gradients
+        index = torch.arange(math.prod(grid), device=device)
+        places = torch.stack(torch.unravel_index(index, grid))  # (axes, samples)
+        sizes = torch.tensor(grid, device=device)[:, None, None]
+        differences = (places[:, None, :] - places[:, :, None]) % sizes
+        strides = torch.tensor([math.prod(grid[axis + 1 :]) for axis in range(len(grid))], device=device)
+        return (differences * strides[:, None, None]).sum(0).flatten()
 
 
 class _CircularConv(torch.autograd.Function):

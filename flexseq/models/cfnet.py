@@ -64,7 +64,13 @@ class CFNet(nn.Module):
         super().__init__()
         if conv not in CONVS:
             raise unknown_name("conv", conv, CONVS)
-        for argument, value in (("in_channels", in_channels), ("num_classes", num_classes), ("depth", depth), ("width", width)):
+        for argument, value in (
+            ("in_channels", in_channels),
+            ("num_classes", num_classes),
+            ("depth", depth),
+            ("width", width),
+            ("kernel_size", kernel_size),
+        ):
             if value < 1:
                 raise InputError(f"CFNet expected {argument} of at least 1, got {value}")
         self.in_channels, self.num_classes = in_channels, num_classes

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from flexseq.arguments import records_arguments
 from flexseq.errors import InputError, unknown_name
-from flexseq.functional.circular_conv import circular_conv, half_grid, mirrored, of_real, resize_spectrum
+from flexseq.functional.circular_conv import checked_grid, circular_conv, half_grid, mirrored, of_real, resize_spectrum
 from flexseq.functional.state_conv import Sampled, state_conv
 from flexseq.kernels.stacked import Rows, StackedMLP
 from flexseq.positions import unit_coordinates
@@ -109,17 +109,21 @@ class CFConv(nn.Module):
                 raise unknown_name(argument, value, known)
         if isinstance(positions, numbers.Integral):
             positions = int(positions)
+        of_kinds: list[tuple[str, Any, type]] = [("positions", positions, numbers.Real), ("rate", rate, numbers.Real)]
+        for argument, number, kind in [*of_kinds, ("seed", seed, numbers.Integral)]:
+            if not isinstance(number, kind) and not (argument == "seed" and number is None):
+                raise InputError(f"{name} expected {argument} to be a number, got {number!r}")
         if isinstance(positions, bool) or not positions > 0 or (not isinstance(positions, int) and positions > 1):
             raise InputError(f"{name} expected positions of at least 1, or a share above 0 and at most 1, got {positions}")
         if not 0 < rate <= 1:
             raise InputError(f"{name} expected rate above 0 and at most 1, got {rate}")
-        if refresh_every is not None and refresh_every < 1:
+        if refresh_every is not None and (not isinstance(refresh_every, numbers.Integral) or refresh_every < 1):
             raise InputError(f"{name} expected refresh_every of at least 1, got {refresh_every}")
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.parameterisation, self.positions, self.update, self.gradient = parameterisation, positions, update, gradient
         self.rate = rate if update == "average" else 1.0
         self.keeps_half, self.at_most, self.refresh_every = half, at_most, refresh_every
-        widths = WIDTHS[parameterisation] if widths is None else tuple(widths)
+        widths = WIDTHS[parameterisation] if widths is None else tuple(widths) if isinstance(widths, Sequence) else (widths,)
         if widths[-1:] != (1,):
             raise InputError(f"{name} expected widths that end with 1, the kernel's value, got {widths}")
         inputs = in_channels // groups
@@ -143,7 +147,7 @@ class CFConv(nn.Module):
             self._start(self._checked_kernel_size(kernel_size))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve; in training, after the state was updated at this step's positions.
+        """Convolve; in training with gradients, after the state was updated at this step's positions.
 
         Args:
             x: (batch, in_channels, *grid), of the state's grid times the resolution's ratio.
@@ -159,10 +163,13 @@ class CFConv(nn.Module):
             self._share_seed()
         if self.kernel_size is None:
             self._start(tuple(int(n) for n in x.shape[2:]))
-        if tuple(x.shape[2:]) != self._own_grid():
-            sizes = ["x".join(map(str, one)) for one in (self._own_grid(), x.shape[2:])]
-            raise InputError(f"{type(self).__name__} has a kernel for inputs of {sizes[0]} samples, got {sizes[1]}")
-        y = self._train_step(x) if self.training else self._infer(x)
+        own = self._own_grid()
+        near = 0 if self.ratio == 1 else 2 * max(1.0, self.ratio)  # strides round
+        if any(abs(a - b) > near for a, b in zip(x.shape[2:], own, strict=True)):
+            sizes = ["x".join(map(str, one)) for one in (own, x.shape[2:])]
+            at = "" if self.ratio == 1 else f" at a resolution of {self.ratio:g}"
+            raise InputError(f"{type(self).__name__} has a kernel for inputs of {sizes[0]} samples{at}, got {sizes[1]}")
+        y = self._train_step(x) if self.training and torch.is_grad_enabled() else self._infer(x)
         if self.bias is not None:
             y = y + self.bias.to(y.dtype).view(-1, *[1] * self.ndim)
         if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
@@ -172,7 +179,9 @@ class CFConv(nn.Module):
     def _infer(self, x: Tensor) -> Tensor:
         assert self.state is not None
         if self.ratio != 1:
-            return circular_conv(x, self.sample_spectrum(), groups=self.groups).to(torch.promote_types(x.dtype, torch.float32))
+            return circular_conv(x, self.sample_spectrum(tuple(x.shape[2:])), groups=self.groups).to(
+                torch.promote_types(x.dtype, torch.float32)
+            )
         return state_conv(x, self.state, groups=self.groups, half=self.keeps_half)
 
     @torch.compiler.disable
@@ -205,8 +214,10 @@ class CFConv(nn.Module):
         """Make the whole state anew from the networks, so many positions at a time.
 
         Raises:
-            InputError: the kernel's size is not known yet.
+            InputError: the kernel's size is not known yet; a chunk below 1.
         """
+        if chunk < 1:
+            raise InputError(f"chunk expected at least 1, got {chunk}")
         self._size()
         assert self.state is not None
         flat = self.state.view(-1, 2)
@@ -273,7 +284,7 @@ class CFConv(nn.Module):
         size = self._size()
         assert self.state is not None
         spectrum = self._as_half(self.state.to(torch.promote_types(self.state.dtype, torch.float32)))
-        grid = self._own_grid() if grid is None else tuple(grid)
+        grid = self._own_grid() if grid is None else checked_grid(grid, self.ndim)
         return spectrum if grid == size else resize_spectrum(spectrum, size, grid)
 
     def sample_kernel(self, grid: Sequence[int] | None = None) -> Tensor:
@@ -281,7 +292,7 @@ class CFConv(nn.Module):
 
         Tap (n - 1) // 2 along each axis is the present one; taps beyond the image's edge are those at the other edge.
         """
-        grid = self._own_grid() if grid is None else tuple(grid)
+        grid = self._own_grid() if grid is None else checked_grid(grid, self.ndim)
         axes = list(range(-len(grid), 0))
         kernel = torch.fft.irfftn(self.sample_spectrum(grid), s=list(grid), dim=axes)
         return torch.roll(torch.flip(kernel, axes), [-(size // 2) for size in grid], axes)
@@ -355,7 +366,7 @@ class CFConv(nn.Module):
                 f"{name} expected input of {self.in_channels} channels and {self.ndim} grid {'axis' if self.ndim == 1 else 'axes'}, "
                 f"got shape {tuple(x.shape)}"
             )
-        if 0 in x.shape[2:]:
+        if 0 in x.shape:
             raise InputError(f"{name} expected at least one sample, got shape {tuple(x.shape)}")
         dtype = self.real.weights[0].dtype
         if x.dtype != dtype and not torch.is_autocast_enabled(x.device.type):

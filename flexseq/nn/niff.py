@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from flexseq.arguments import records_arguments
 from flexseq.errors import InputError, unknown_name
-from flexseq.functional.circular_conv import circular_conv, half_grid, mirrored
+from flexseq.functional.circular_conv import checked_grid, circular_conv, half_grid, mirrored
 from flexseq.functional.long_conv import long_conv
 from flexseq.kernels import KERNELS, MLP, KernelFactory, make_kernel
 from flexseq.positions import bin_frequencies, in_band
@@ -156,7 +156,7 @@ class NIFFConv(nn.Module):
         """
         if self.kernel_size is None:
             raise InputError(f"{type(self).__name__} has no kernel size yet: give kernel_size, or an input first")
-        grid = self._own_grid() if grid is None else tuple(int(n) for n in grid)
+        grid = self._own_grid() if grid is None else checked_grid(grid, self.ndim)
         dtype = torch.promote_types(self.real.readout.bias.dtype, torch.float32)
         options: dict[str, Any] = {"dtype": dtype, "device": self.real.readout.bias.device}
         with torch.autocast(self.real.readout.bias.device.type, enabled=False):
@@ -177,18 +177,22 @@ class NIFFConv(nn.Module):
 
         And at another resolution, which of the frequencies pass: (frequencies,).
         """
-        whole = self._whole()
-        key = grid, whole, self.ratio, self.as_published, self.in_cycles, dtype, device
+        key = grid, self._whole(), self.ratio, self.as_published, self.in_cycles, dtype, device
         if self._asked is None or self._asked[0] != key:
-            frequencies = bin_frequencies(grid, whole, ratio=self.ratio, as_published=self.as_published, dtype=dtype, device=device)
-            heard = in_band(frequencies, whole).to(dtype) if self.ratio > 1 else None
-            if not self.in_cycles:
-                nyquist = torch.tensor([max(size, 2) / 2 for size in whole], dtype=dtype, device=device)
-                frequencies = frequencies / nyquist.view(-1, *[1] * self.ndim)
-            last = grid[-1] // 2 + 1
-            both = [part[..., :last].flatten(1) for part in (frequencies, mirrored(frequencies, self.ndim))]
-            self._asked = key, torch.cat(both, 1), None if heard is None else heard[..., :last].flatten()
+            with torch.inference_mode(False):  # it is kept for later calls, which may need gradients
+                self._asked = key, *self._make_positions(grid, dtype, device)
         return self._asked[1], self._asked[2]
+
+    def _make_positions(self, grid: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor | None]:
+        whole = self._whole()
+        frequencies = bin_frequencies(grid, whole, ratio=self.ratio, as_published=self.as_published, dtype=dtype, device=device)
+        heard = in_band(frequencies, whole).to(dtype) if self.ratio > 1 else None
+        if not self.in_cycles:
+            nyquist = torch.tensor([max(size, 2) / 2 for size in whole], dtype=dtype, device=device)
+            frequencies = frequencies / nyquist.view(-1, *[1] * self.ndim)
+        last = grid[-1] // 2 + 1
+        both = [part[..., :last].flatten(1) for part in (frequencies, mirrored(frequencies, self.ndim))]
+        return torch.cat(both, 1), None if heard is None else heard[..., :last].flatten()
 
     def sample_kernel(self, grid: Sequence[int] | None = None) -> Tensor:
         """The kernel in space, as a cross-correlation applies it: (out_channels, in_channels / groups, *grid).
@@ -200,7 +204,9 @@ class NIFFConv(nn.Module):
             grid: see `sample_spectrum`.
         """
         spectrum = self.sample_spectrum(grid)
-        return _as_correlation(spectrum, self._own_grid() if grid is None else tuple(grid)).to(self.real.readout.bias.dtype)
+        return _as_correlation(spectrum, self._own_grid() if grid is None else checked_grid(grid, self.ndim)).to(
+            self.real.readout.bias.dtype
+        )
 
     def _whole(self) -> tuple[int, ...]:
         """Samples along each axis that training transforms."""
@@ -237,7 +243,7 @@ class NIFFConv(nn.Module):
                 f"{name} expected input of {self.in_channels} channels and {self.ndim} grid {'axis' if self.ndim == 1 else 'axes'}, "
                 f"got shape {tuple(x.shape)}"
             )
-        if 0 in x.shape[2:]:
+        if 0 in x.shape:
             raise InputError(f"{name} expected at least one sample, got shape {tuple(x.shape)}")
         dtype = self.real.readout.bias.dtype
         if x.dtype != dtype and not torch.is_autocast_enabled(x.device.type):
@@ -343,7 +349,10 @@ def _factory(kernel: str | Sequence[int] | KernelFactory) -> tuple[str | KernelF
         return kernel, False
     if callable(kernel):
         return kernel, False
-    return partial(MLP, widths=tuple(kernel), activation="silu"), True
+    if not isinstance(kernel, Sequence):
+        raise InputError(f"kernel expected a size ({', '.join(SIZES)}), widths, or a network of flexseq.kernels, got {kernel!r}")
+    listed: Any = tuple(kernel)
+    return partial(MLP, widths=listed, activation="silu"), True
 
 
 def _as_correlation(spectrum: Tensor, grid: Sequence[int]) -> Tensor:

@@ -13,6 +13,7 @@ from torchmetrics import SumMetric
 
 from flexseq.antialias import alias_penalty
 from flexseq.data.dataset import IGNORED
+from flexseq.errors import InputError
 from flexseq.training.objective import Objective
 from flexseq.training.parameters import kernel_penalty, param_groups
 from flexseq.training.recipe import Recipe
@@ -53,6 +54,8 @@ class Learner(LightningModule):
         validates: bool = True,
     ):
         super().__init__()
+        if recipe.label_smoothing and objective.measure != "accuracy":
+            raise InputError(f"label_smoothing is for classes, and this network learns numbers; got {recipe.label_smoothing}")
         self.model = model
         self.objective = objective
         self.recipe = recipe
@@ -94,7 +97,8 @@ class Learner(LightningModule):
         outputs = apply(self.model, inputs, next(self.model.parameters()).dtype)
         loss = self.objective.loss(outputs, targets)
         if stage == "fit" and self.recipe.label_smoothing:
-            loss = loss + self.recipe.label_smoothing * (-outputs.log_softmax(1).mean() - loss)
+            uniform = -outputs.log_softmax(1).mean(1)  # the loss of a target that is spread over all classes
+            loss = loss + self.recipe.label_smoothing * (uniform[targets != IGNORED].mean() - loss)
         self.losses[stage].update(loss.detach() * len(targets))
         self.samples[stage].update(float(len(targets)))
         self.measures[stage].update(self.objective.predict(outputs.detach()), targets)
