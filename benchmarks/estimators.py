@@ -4,9 +4,9 @@
     python benchmarks/estimators.py --draw                   # the table of what is there
     python benchmarks/estimators.py --tune                   # candidates for the defaults, by cross-validation of training splits alone
 
-Official splits, default settings. Each cell is a file in --out, written when it is done: a stopped table goes on, and several processes may
-share the folder. Rocket needs numba (`pip install numba`); a cell whose package is missing is an error, one that its estimator refuses
-stays empty.
+Official splits, default settings. Each cell is a file in --out (benchmarks/results/estimators by default), written when it is done: a
+stopped table goes on, and several processes may share the folder. Rocket needs numba (`pip install numba`); a cell whose package is missing is
+an error, one that its estimator refuses stays empty.
 """
 
 import argparse
@@ -291,7 +291,7 @@ def main() -> None:
     if given.tune:
         tune([problem for problem in given.problems if problem in PROBLEMS], given.candidates, given.out or Path("runs/estimators-tuning"))
         return
-    out = given.out or Path("runs/estimators")
+    out = given.out or Path(__file__).parent / "results" / "estimators"
     if not given.draw:
         cells = [
             (problem, name, seed)
