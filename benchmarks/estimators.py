@@ -5,8 +5,8 @@
     python benchmarks/estimators.py --tune                   # candidates for the defaults, by cross-validation of training splits alone
 
 Official splits, default settings. Each cell is a file in --out (benchmarks/results/estimators by default), written when it is done: a
-stopped table goes on, and several processes may share the folder. Rocket needs numba (`pip install numba`); a cell whose package is missing is
-an error, one that its estimator refuses stays empty.
+stopped table goes on, and several processes may share the folder. Rocket needs numba (`pip install numba`); a cell whose package is
+missing is an error, one that its estimator refuses stays empty.
 """
 
 import argparse
