@@ -10,13 +10,11 @@ missing is an error, one that its estimator refuses stays empty.
 """
 
 import argparse
-import fcntl
 import json
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from sktime.datatypes import convert_to
 
 from flexseq.estimators import FlexTCNClassifier, FlexTCNRegressor
 from flexseq.files import write_text
+from flexseq.processes import alone
 from flexseq.words import duration
 
 MISSING = 0.3
@@ -144,19 +143,6 @@ def cell(problem: str, name: str, seed: int) -> dict[str, Any]:
     else:
         score = float(np.mean(np.asarray(predicted).astype(str) == y_test.astype(str)))
     return {**about, "score": score, "fit_s": fitted - began, "predict_s": ended - fitted}
-
-
-@contextmanager
-def alone(path: Path) -> Iterator[bool]:
-    """Whether no other process is at the same cell."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(f".{path.name}.lock"), "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-            return
-        yield True
 
 
 def run(cells: list[tuple[str, str, int]], out: Path) -> None:

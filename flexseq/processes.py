@@ -1,6 +1,9 @@
-"""Which of several processes this is."""
+"""Which of several processes this is, and what it has for itself."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -31,3 +34,21 @@ def check_devices(kind: str, devices: int, num_nodes: int) -> None:
     there = {"cuda": torch.cuda.device_count(), "mps": 1}.get(kind, os.cpu_count() or 1)
     if devices > there:
         raise InputError(f"--devices expected at most {there}, which is what this machine has of {kind}, got {devices}")
+
+
+@contextmanager
+def alone(place: Path) -> Iterator[bool]:
+    """Whether no other process on this machine holds a place; none can take it while the block runs."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield True
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with open(place.with_name(f".{place.name}.lock"), "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+            return
+        yield True

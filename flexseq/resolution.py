@@ -8,9 +8,7 @@ from typing import Any
 from torch import nn
 
 from flexseq.errors import InputError
-from flexseq.nn.cfconv import CFConv
-from flexseq.nn.continuous import ContinuousConv
-from flexseq.nn.niff import NIFFConv
+from flexseq.nn.layer import ConvLayer
 
 # What sees a fixed number of samples, and so something else at another rate, unless that number is 1.
 FIXED = (
@@ -79,7 +77,7 @@ def set_resolution(model: nn.Module, ratio: float) -> Unchanged:
     """
     if not isinstance(ratio, numbers.Real) or isinstance(ratio, bool) or not 0 < ratio < math.inf:
         raise InputError(f"set_resolution expected a ratio above 0, got {ratio!r}")
-    layers = [module for module in model.modules() if isinstance(module, ContinuousConv | NIFFConv | CFConv)]
+    layers = [module for module in model.modules() if isinstance(module, ConvLayer)]
     before = {layer: layer.ratio for layer in layers}
     try:
         for layer in layers:

@@ -7,10 +7,11 @@ import sys
 import pytest
 from test_bench import _own_place, bench  # noqa: F401
 
-from flexseq.bench import study, tables
+from flexseq.bench import tables
 from flexseq.bench.plan import make_plan
 from flexseq.bench.tables import TABLES, Column, Row, Table
 from flexseq.bench.tasks import TASKS
+from flexseq.processes import alone
 
 FAST = ["--limit", "150", "--epochs", "1"]
 SMALL = {"depth": 1, "width": 4}
@@ -81,13 +82,13 @@ def test_a_run_that_fails_does_not_stop_the_others(bench, tmp_path, digits_table
 
 def test_a_run_of_another_process_is_left_to_it(tmp_path):
     place = tmp_path / "runs" / "x"
-    with study._alone(place) as first:
+    with alone(place) as first:
         assert first
-        code = "import sys; from pathlib import Path; from flexseq.bench.study import _alone\n"
-        code += "with _alone(Path(sys.argv[1])) as alone: print(alone)"
+        code = "import sys; from pathlib import Path; from flexseq.processes import alone\n"
+        code += "with alone(Path(sys.argv[1])) as mine: print(mine)"
         other = subprocess.run([sys.executable, "-c", code, str(place)], capture_output=True, text=True, check=True)
         assert other.stdout.strip() == "False"
-    with study._alone(place) as again:
+    with alone(place) as again:
         assert again
 
 

@@ -222,6 +222,8 @@ def test_backbones_of_libraries_take_small_images(name):
     try:
         model = Backbone(3, 10, name, conversion="niff").eval()
     except fs.InputError as error:
+        if "which is not installed here" not in str(error):
+            raise
         pytest.skip(str(error))
     assert model(torch.randn(1, 3, 32, 32)).shape == (1, 10)
     assert max(layer.kernel_size[0] for layer in model.modules() if isinstance(layer, fs.NIFFConv2d)) >= 16

@@ -8,7 +8,8 @@ from torch import nn
 
 from flexseq.antialias import limit_frequencies
 from flexseq.bench.networks import build_network, network_arguments
-from flexseq.bench.tasks import TASKS, Task
+from flexseq.bench.task import Task
+from flexseq.bench.tasks import TASKS
 from flexseq.data.dataset import Dataset
 from flexseq.data.irregular import drop_steps
 from flexseq.errors import InputError, unknown_name

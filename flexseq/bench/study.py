@@ -6,8 +6,7 @@ import shutil
 import statistics
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from flexseq.bench.run import RECIPE, check_claim, run
 from flexseq.bench.transfer import SOURCE
 from flexseq.errors import InputError
 from flexseq.files import write_text
+from flexseq.processes import alone
 from flexseq.words import duration
 
 RUNS, ABOUT = "runs", "study.json"
@@ -87,8 +87,8 @@ def run_cells(cells: list[Cell], folder: Path, *, device: str, draw: Callable[[]
         place = folder / RUNS / cell.folder
         left = f", about {duration((time.perf_counter() - began) / position * (len(todo) - position))} left" if position else ""
         print(f"{position + 1} of {len(todo)}{left}: {cell.folder}", flush=True)
-        with _alone(place) as alone:
-            if not alone:
+        with alone(place) as mine:
+            if not mine:
                 print(f"{place} is being run by another process: left to it", flush=True)
                 continue
             try:
@@ -108,24 +108,6 @@ def run_cells(cells: list[Cell], folder: Path, *, device: str, draw: Callable[[]
         count = sum(map(len, failed.values()))
         reasons = "; ".join(f"{message} ({', '.join(folders[:3])}{', ...' if folders[3:] else ''})" for message, folders in failed.items())
         raise InputError(f"{count} of {len(todo)} runs failed: {reasons}")
-
-
-@contextmanager
-def _alone(place: Path) -> Iterator[bool]:
-    """Whether no other process on this machine holds a place; none can take it while the block runs."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield True
-        return
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with open(place.with_name(f".{place.name}.lock"), "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-            return
-        yield True
 
 
 def results_of(folder: Path, cell_folders: Iterable[str]) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from flexseq.bench.networks import row_name
 from flexseq.bench.plan import Plan, build
 from flexseq.bench.plots import plot_learned, plot_transfer
 from flexseq.bench.results import versions, where_it_ran, write_result
-from flexseq.bench.tasks import Transfer
+from flexseq.bench.task import Transfer
 from flexseq.data.dataset import Dataset, Split
 from flexseq.errors import InputError
 from flexseq.nn.continuous import ContinuousConv

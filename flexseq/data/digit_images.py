@@ -8,6 +8,7 @@ from flexseq.data.dataset import Dataset, Split
 from flexseq.data.splits import limited, stratified_split
 from flexseq.data.standardise import standardiser
 from flexseq.errors import InputError
+from flexseq.functional.circular_conv import resample
 
 
 def load_digit_images(*, limit: int | None = None) -> Dataset:
@@ -39,15 +40,6 @@ def fourier_resize(x: Tensor, size: int) -> Tensor:
     if size < max(x.shape[-2:]):
         raise InputError(f"Fourier interpolation expected at least {max(x.shape[-2:])} px, got {size}")
     for dim in (-2, -1):
-        x = _interpolate(x.movedim(dim, -1), size).movedim(-1, dim)
+        along = x.movedim(dim, -1)
+        x = resample(torch.cat([along, along.flip(-1)], -1), [2 * size])[..., :size].movedim(-1, dim)
     return x
-
-
-def _interpolate(x: Tensor, size: int) -> Tensor:
-    """Along the last axis: a mirrored signal of 2 n samples has a spectrum to which zeros are added."""
-    old = x.shape[-1]
-    spectrum = torch.fft.rfft(torch.cat([x, x.flip(-1)], -1))
-    spectrum[..., -1] = 0  # Nyquist's share has no one place on a finer grid
-    room = spectrum.new_zeros(*x.shape[:-1], size + 1)
-    room[..., : old + 1] = spectrum
-    return torch.fft.irfft(room, n=2 * size)[..., :size] * (size / old)

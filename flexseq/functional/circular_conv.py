@@ -89,6 +89,16 @@ def half_grid(grid: Sequence[int]) -> tuple[int, ...]:
     return (*(int(n) for n in grid[:-1]), int(grid[-1]) // 2 + 1)
 
 
+def as_correlation(spectrum: Tensor, grid: Sequence[int]) -> Tensor:
+    """The kernel of a half spectrum as a cross-correlation applies it: (..., *half) -> (..., *grid).
+
+    The taps w of y[t] = sum_j w[j] x[t - (n - 1) // 2 + j], from those of the convolution y[t] = sum_n k[n] x[t - n].
+    """
+    axes = list(range(-len(grid), 0))
+    kernel = torch.fft.irfftn(spectrum, s=list(grid), dim=axes)
+    return torch.roll(torch.flip(kernel, axes), [-(size // 2) for size in grid], axes)
+
+
 def mirrored(values: Tensor, ndim: int) -> Tensor:
     """Values at the bins of minus the frequencies: of the last `ndim` axes, in torch.fft's order, bin k becomes bin -k.
 

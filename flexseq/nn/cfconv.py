@@ -4,7 +4,7 @@ import math
 import numbers
 import warnings
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -13,9 +13,10 @@ from torch.utils.checkpoint import checkpoint
 
 from flexseq.arguments import records_arguments
 from flexseq.errors import InputError, unknown_name
-from flexseq.functional.circular_conv import checked_grid, circular_conv, half_grid, mirrored, of_real, resize_spectrum
+from flexseq.functional.circular_conv import as_correlation, checked_grid, circular_conv, half_grid, mirrored, of_real, resize_spectrum
 from flexseq.functional.state_conv import Sampled, state_conv
 from flexseq.kernels.stacked import Rows, StackedMLP
+from flexseq.nn.layer import ConvLayer
 from flexseq.positions import unit_coordinates
 
 PARAMETERISATIONS = ("hwio", "hwi", "hwo", "hw")
@@ -27,7 +28,7 @@ CHUNK = 2**18
 """Positions that `refresh` and "chunked" evaluate at a time."""
 
 
-class CFConv(nn.Module):
+class CFConv(ConvLayer):
     """Circular convolution with a kernel over (frequency, in, out) that is a state, updated at random positions by small networks.
 
     Every training step draws positions uniformly, evaluates two networks there, for the real and the imaginary part, and writes the values
@@ -73,7 +74,6 @@ class CFConv(nn.Module):
         (torch.Size([2, 8, 16, 16]), 3456, torch.Size([8, 3, 16, 16]))
     """
 
-    ndim: ClassVar[int]
     state: Tensor | None
 
     def __init__(
@@ -95,11 +95,8 @@ class CFConv(nn.Module):
         refresh_every: int | None = None,
         seed: int | None = None,
     ):
-        super().__init__()
+        super().__init__(in_channels, out_channels, groups)
         name = type(self).__name__
-        for argument, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
-            if channels < 1 or groups < 1 or channels % groups:
-                raise InputError(f"{name} expected {argument} to be a positive multiple of groups={groups}, got {channels}")
         for argument, value, known in (
             ("parameterisation", parameterisation, PARAMETERISATIONS),
             ("update", update, UPDATES),
@@ -119,7 +116,6 @@ class CFConv(nn.Module):
             raise InputError(f"{name} expected rate above 0 and at most 1, got {rate}")
         if refresh_every is not None and (not isinstance(refresh_every, numbers.Integral) or refresh_every < 1):
             raise InputError(f"{name} expected refresh_every of at least 1, got {refresh_every}")
-        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.parameterisation, self.positions, self.update, self.gradient = parameterisation, positions, update, gradient
         self.rate = rate if update == "average" else 1.0
         self.keeps_half, self.at_most, self.refresh_every = half, at_most, refresh_every
@@ -136,15 +132,15 @@ class CFConv(nn.Module):
         self.real, self.imaginary = (StackedMLP(count, coordinates, widths) for _ in range(2))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         self.register_buffer("state", None)
-        self._ratio = 1.0
         self._seed = int(torch.randint(2**31, (), device="cpu")) if seed is None else int(seed)
         if not 0 <= self._seed < 2**53:
             raise InputError(f"{name} expected a seed in [0, 2**53), got {seed}")
         self._shared_seed = False
         self._steps = 0
-        self.kernel_size: tuple[int, ...] | None = None
-        if kernel_size is not None:
-            self._start(self._checked_kernel_size(kernel_size))
+        self.kernel_size = None
+        size = self._checked_kernel_size(kernel_size)
+        if size is not None:
+            self._start(size)
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve; in training with gradients, after the state was updated at this step's positions.
@@ -158,7 +154,9 @@ class CFConv(nn.Module):
         Raises:
             InputError: another number of axes or channels; another size; training at another resolution than 1.
         """
-        self._check(x)
+        self._check_input(x, self.real.weights[0].dtype)
+        if 0 in x.shape:
+            raise InputError(f"{type(self).__name__} expected at least one sample, got shape {tuple(x.shape)}")
         if self.training:
             self._share_seed()
         if self.kernel_size is None:
@@ -218,7 +216,7 @@ class CFConv(nn.Module):
         """
         if chunk < 1:
             raise InputError(f"chunk expected at least 1, got {chunk}")
-        self._size()
+        self.known_size()
         assert self.state is not None
         flat = self.state.view(-1, 2)
         for start in range(0, len(flat), chunk):
@@ -254,7 +252,7 @@ class CFConv(nn.Module):
         Raises:
             InputError: the kernel's size is not known yet.
         """
-        return math.prod(self._state_shape(self._size())[:-1])
+        return math.prod(self._state_shape(self.known_size())[:-1])
 
     @property
     def drawn_positions(self) -> int:
@@ -270,18 +268,13 @@ class CFConv(nn.Module):
         grid = half_grid(size) if self.keeps_half else size
         return *grid, self.in_channels // self.groups, self.out_channels, 2
 
-    def _size(self) -> tuple[int, ...]:
-        if self.kernel_size is None:
-            raise InputError(f"{type(self).__name__} has no kernel size yet: give kernel_size, or an input first")
-        return self.kernel_size
-
     def sample_spectrum(self, grid: Sequence[int] | None = None) -> Tensor:
         """The state as a real kernel has it: (out_channels, in_channels / groups, *half), as torch.fft.rfftn orders it.
 
         Args:
             grid: of the signals that it is for: what the state's own cannot hold is 0. By default its size times the resolution's ratio.
         """
-        size = self._size()
+        size = self.known_size()
         assert self.state is not None
         spectrum = self._as_half(self.state.to(torch.promote_types(self.state.dtype, torch.float32)))
         grid = self._own_grid() if grid is None else checked_grid(grid, self.ndim)
@@ -293,16 +286,14 @@ class CFConv(nn.Module):
         Tap (n - 1) // 2 along each axis is the present one; taps beyond the image's edge are those at the other edge.
         """
         grid = self._own_grid() if grid is None else checked_grid(grid, self.ndim)
-        axes = list(range(-len(grid), 0))
-        kernel = torch.fft.irfftn(self.sample_spectrum(grid), s=list(grid), dim=axes)
-        return torch.roll(torch.flip(kernel, axes), [-(size // 2) for size in grid], axes)
+        return as_correlation(self.sample_spectrum(grid), grid)
 
     def _as_half(self, state: Tensor) -> Tensor:
         """(*grid, in / groups, out, 2) -> (out, in / groups, *half), complex, with the part that belongs to a real kernel."""
         spectrum = torch.view_as_complex(state.contiguous()).movedim((-1, -2), (0, 1))
         if self.keeps_half:
-            return of_real(spectrum, self._size())
-        return ((spectrum + mirrored(spectrum, self.ndim).conj()) / 2)[..., : self._size()[-1] // 2 + 1]
+            return of_real(spectrum, self.known_size())
+        return ((spectrum + mirrored(spectrum, self.ndim).conj()) / 2)[..., : self.known_size()[-1] // 2 + 1]
 
     def _whole(self) -> Tensor:
         """All values, by the gradient: (*grid, in / groups, out, 2)."""
@@ -322,7 +313,7 @@ class CFConv(nn.Module):
 
     def _evaluate(self, positions: Tensor) -> Tensor:
         """Real and imaginary part at positions in the flattened state: (n, 2)."""
-        sizes = self._state_shape(self._size())[:-1]
+        sizes = self._state_shape(self.known_size())[:-1]
         dtype = torch.promote_types(self.real.weights[0].dtype, torch.float32)
         with torch.autocast(positions.device.type, enabled=False):
             coordinates, index = unit_coordinates(positions, sizes, dtype=dtype)
@@ -359,45 +350,8 @@ class CFConv(nn.Module):
             stacklevel=2,
         )
 
-    def _check(self, x: Tensor) -> None:
-        name = type(self).__name__
-        if x.ndim != self.ndim + 2 or x.shape[1] != self.in_channels:
-            raise InputError(
-                f"{name} expected input of {self.in_channels} channels and {self.ndim} grid {'axis' if self.ndim == 1 else 'axes'}, "
-                f"got shape {tuple(x.shape)}"
-            )
-        if 0 in x.shape:
-            raise InputError(f"{name} expected at least one sample, got shape {tuple(x.shape)}")
-        dtype = self.real.weights[0].dtype
-        if x.dtype != dtype and not torch.is_autocast_enabled(x.device.type):
-            raise InputError(f"{name} expected input of {dtype}, as its parameters, got {x.dtype}")
-
     def _own_grid(self) -> tuple[int, ...]:
-        return tuple(max(1, round(size * self.ratio)) for size in self._size())
-
-    @property
-    def ratio(self) -> float:
-        """How many times as densely as in training inputs are sampled; `flexseq.set_resolution` sets it."""
-        return self._ratio
-
-    def set_resolution(self, ratio: float) -> None:
-        """Take the kernel for inputs that are sampled `ratio` times as densely as in training, with the same frequencies in it.
-
-        Raises:
-            InputError: a ratio that is not above 0; a size that is not known yet.
-        """
-        if not 0 < ratio < math.inf:
-            raise InputError(f"{type(self).__name__} expected a resolution ratio above 0, got {ratio}")
-        if ratio != 1:
-            self._size()
-        self._ratio = float(ratio)
-
-    def _checked_kernel_size(self, kernel_size: int | Sequence[int]) -> tuple[int, ...]:
-        given = tuple(kernel_size) if isinstance(kernel_size, Sequence) else (kernel_size,) * self.ndim
-        size = tuple(int(n) for n in given if isinstance(n, numbers.Integral))
-        if len(size) != self.ndim or len(given) != self.ndim or min(size) < 1:
-            raise InputError(f"{type(self).__name__} expected kernel_size to be 1 or more, for {self.ndim} axes, got {kernel_size!r}")
-        return size
+        return tuple(max(1, round(size * self.ratio)) for size in self.known_size())
 
     # The state belongs to the state_dict, and so do its size, and where the drawing of positions stands.
     def get_extra_state(self) -> Tensor:

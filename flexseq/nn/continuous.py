@@ -1,10 +1,9 @@
 """What CKConv and FlexConv share: a kernel network sampled at the taps, then a long convolution."""
 
 import math
-import numbers
 import warnings
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from flexseq.errors import InputError, unknown_name
 from flexseq.functional import basis_long_conv
 from flexseq.functional.long_conv import METHODS
 from flexseq.kernels import KernelFactory, make_kernel
+from flexseq.nn.layer import ConvLayer
 from flexseq.nn.mask import GaussianMask
 from flexseq.positions import Keep, tap_positions, tap_weights, taps_around
 
@@ -50,7 +50,7 @@ class Crop(NamedTuple):
     kernel: KeptKernel | None = None
 
 
-class ContinuousConv(nn.Module):
+class ContinuousConv(ConvLayer):
     """A convolution whose kernel is a function of position; base of the layers, which say how that function is made.
 
     Args:
@@ -68,8 +68,6 @@ class ContinuousConv(nn.Module):
         method: how to convolve; see `flexseq.functional.long_conv`.
     """
 
-    ndim: ClassVar[int]
-
     def __init__(
         self,
         in_channels: int,
@@ -85,19 +83,12 @@ class ContinuousConv(nn.Module):
         variance_preserving: bool,
         method: str,
     ):
-        super().__init__()
-        self._kept: KeptKernel | None = None
-        name = type(self).__name__
-        for argument, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
-            if channels < 1 or groups < 1 or channels % groups:
-                raise InputError(f"{name} expected {argument} to be a positive multiple of groups={groups}, got {channels}")
+        super().__init__(in_channels, out_channels, groups)
         if method not in METHODS:
             raise unknown_name("method", method, METHODS)
-        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.causal = causal
         self.method = method
         self.kernel_size = self._checked_kernel_size(kernel_size)
-        self._ratio = 1.0
         self.kernel_network = make_kernel(kernel, self.ndim, out_channels * (in_channels // groups), spatial_extent=spatial_extent)
         self.mask = mask
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
@@ -119,15 +110,7 @@ class ContinuousConv(nn.Module):
         Raises:
             InputError: another number of axes or channels.
         """
-        if x.ndim != self.ndim + 2 or x.shape[1] != self.in_channels:
-            raise InputError(
-                f"{type(self).__name__} expected input of {self.in_channels} channels and {self.ndim} grid "
-                f"{'axis' if self.ndim == 1 else 'axes'}, got shape {tuple(x.shape)}"
-            )
-        if x.dtype != self.kernel_network.readout.bias.dtype and not torch.is_autocast_enabled(x.device.type):
-            raise InputError(
-                f"{type(self).__name__} expected input of {self.kernel_network.readout.bias.dtype}, as its parameters, got {x.dtype}"
-            )
+        self._check_input(x, self.kernel_network.readout.bias.dtype)
         if crop is None:
             (crop,) = read_crops([self], x.shape[2:])
             assert crop is not None
@@ -259,34 +242,8 @@ class ContinuousConv(nn.Module):
         return [before - start for before, (start, _) in zip(around, keep, strict=True)]
 
     @property
-    def ratio(self) -> float:
-        """How many times as densely as in training inputs are sampled; `flexseq.set_resolution` sets it."""
-        return self._ratio
-
-    def set_resolution(self, ratio: float) -> None:
-        """Sample the kernel for inputs that are sampled `ratio` times as densely as in training: more taps, over the same [-1, 1].
-
-        Raises:
-            InputError: a ratio that is not above 0; a kernel whose size is not known yet.
-        """
-        if not 0 < ratio < math.inf:
-            raise InputError(f"{type(self).__name__} expected a resolution ratio above 0, got {ratio}")
-        if self.kernel_size is None and ratio != 1:
-            raise InputError(f"{type(self).__name__} has no kernel size yet: give kernel_size, or an input at training's resolution first")
-        self._ratio = float(ratio)
-
-    @property
     def _device(self) -> torch.device:
         return self.kernel_network.readout.bias.device
-
-    def _checked_kernel_size(self, kernel_size: int | Sequence[int] | None) -> tuple[int, ...] | None:
-        if kernel_size is None:
-            return None
-        given = tuple(kernel_size) if isinstance(kernel_size, Sequence) else (kernel_size,) * self.ndim
-        size = tuple(int(n) for n in given if isinstance(n, numbers.Integral))
-        if len(size) != self.ndim or len(given) != self.ndim or min(size) < 1:
-            raise InputError(f"{type(self).__name__} expected kernel_size to be 1 or more, for {self.ndim} axes, got {kernel_size!r}")
-        return size
 
     def _take_kernel_size(self, grid: Sequence[int]) -> None:
         """Fix the kernel's size from the first input's."""
@@ -322,18 +279,6 @@ class ContinuousConv(nn.Module):
         assert self.mask is not None
         assert self.kernel_size is not None
         return 2 / (max(self.kernel_size) - 1) / math.sqrt(-2 * math.log(self.mask.threshold))
-
-    def train(self, mode: bool = True) -> "ContinuousConv":
-        if mode:
-            self._kept = None
-        return super().train(mode)
-
-    def _apply(self, *arguments: Any, **options: Any) -> "ContinuousConv":
-        self._kept = None  # parameters move or change their type
-        return super()._apply(*arguments, **options)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_kept": None}  # copies and files do without
 
     # The kernel's size is part of the state: without it, weights of a layer that took it from its first input mean nothing.
     def get_extra_state(self) -> Tensor:

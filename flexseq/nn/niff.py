@@ -1,11 +1,9 @@
 """NIFF: kernels as functions of frequency."""
 
-import math
-import numbers
 import warnings
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +11,10 @@ from torch import Tensor, nn
 
 from flexseq.arguments import records_arguments
 from flexseq.errors import InputError, unknown_name
-from flexseq.functional.circular_conv import checked_grid, circular_conv, half_grid, mirrored
+from flexseq.functional.circular_conv import as_correlation, checked_grid, circular_conv, half_grid, mirrored
 from flexseq.functional.long_conv import long_conv
 from flexseq.kernels import KERNELS, MLP, KernelFactory, make_kernel
+from flexseq.nn.layer import ConvLayer
 from flexseq.positions import bin_frequencies, in_band
 
 SIZES: dict[str, tuple[tuple[int, ...], str]] = {
@@ -43,7 +42,7 @@ class Kept(NamedTuple):
     made: Tensor
 
 
-class NIFFConv(nn.Module):
+class NIFFConv(ConvLayer):
     """Circular convolution with kernels as large as the input, given by two small networks of frequency: real and imaginary part.
 
     The network's input is the frequency of each bin of the input's Fourier transform, in whole cycles per image. Only what belongs to a
@@ -82,8 +81,6 @@ class NIFFConv(nn.Module):
         200
     """
 
-    ndim: ClassVar[int]
-
     def __init__(
         self,
         in_channels: int,
@@ -97,22 +94,16 @@ class NIFFConv(nn.Module):
         padding: str | None = None,
         as_published: bool = False,
     ):
-        super().__init__()
-        self._kept: Kept | None = None
+        super().__init__(in_channels, out_channels, groups)
         self._asked: tuple[Any, Tensor, Tensor | None] | None = None
         self._said: set[tuple[int, ...]] = set()
         name = type(self).__name__
-        for argument, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
-            if channels < 1 or groups < 1 or channels % groups:
-                raise InputError(f"{name} expected {argument} to be a positive multiple of groups={groups}, got {channels}")
         if padding is not None and padding not in PADDINGS:
             raise unknown_name("padding", padding, PADDINGS)
         if padding is not None and linear:
             raise InputError(f"{name} expected padding=None with linear=True, which pads with zeros itself, got {padding!r}")
-        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.linear, self.padding, self.as_published = linear, padding, as_published
         self.kernel_size = self._checked_kernel_size(kernel_size)
-        self._ratio = 1.0
         factory, self.in_cycles = _factory(kernel)
         channels = out_channels * (in_channels // groups)
         self.real = make_kernel(factory, self.ndim, channels)
@@ -131,7 +122,9 @@ class NIFFConv(nn.Module):
         Raises:
             InputError: another number of axes or channels, or another dtype than the parameters'.
         """
-        self._check(x)
+        self._check_input(x, self.real.readout.bias.dtype)
+        if 0 in x.shape:
+            raise InputError(f"{type(self).__name__} expected at least one sample, got shape {tuple(x.shape)}")
         grid = x.shape[2:]
         x = self._padded(x)
         if self.kernel_size is None:
@@ -154,8 +147,7 @@ class NIFFConv(nn.Module):
         Raises:
             InputError: the kernel's size is not known yet.
         """
-        if self.kernel_size is None:
-            raise InputError(f"{type(self).__name__} has no kernel size yet: give kernel_size, or an input first")
+        self.known_size()
         grid = self._own_grid() if grid is None else checked_grid(grid, self.ndim)
         dtype = torch.promote_types(self.real.readout.bias.dtype, torch.float32)
         options: dict[str, Any] = {"dtype": dtype, "device": self.real.readout.bias.device}
@@ -204,14 +196,13 @@ class NIFFConv(nn.Module):
             grid: see `sample_spectrum`.
         """
         spectrum = self.sample_spectrum(grid)
-        return _as_correlation(spectrum, self._own_grid() if grid is None else checked_grid(grid, self.ndim)).to(
+        return as_correlation(spectrum, self._own_grid() if grid is None else checked_grid(grid, self.ndim)).to(
             self.real.readout.bias.dtype
         )
 
     def _whole(self) -> tuple[int, ...]:
         """Samples along each axis that training transforms."""
-        assert self.kernel_size is not None
-        return tuple(size if self.padding is None else size + 2 * (size // 2) for size in self.kernel_size)
+        return tuple(size if self.padding is None else size + 2 * (size // 2) for size in self.known_size())
 
     def _own_grid(self) -> tuple[int, ...]:
         return tuple(max(1, round(size * self.ratio)) for size in self._whole())
@@ -219,7 +210,7 @@ class NIFFConv(nn.Module):
     def _made(self, grid: Sequence[int]) -> Tensor:
         """What convolutions take: the spectrum, or the kernel in space where `linear`."""
         spectrum = self.sample_spectrum(grid)
-        return _as_correlation(spectrum, grid) if self.linear else spectrum
+        return as_correlation(spectrum, grid) if self.linear else spectrum
 
     def _kept_or_made(self, grid: Sequence[int]) -> Tensor:
         parameter = self.real.readout.bias
@@ -235,19 +226,6 @@ class NIFFConv(nn.Module):
         made = self._made(grid)
         self._kept = Kept(values, settings, made)
         return made
-
-    def _check(self, x: Tensor) -> None:
-        name = type(self).__name__
-        if x.ndim != self.ndim + 2 or x.shape[1] != self.in_channels:
-            raise InputError(
-                f"{name} expected input of {self.in_channels} channels and {self.ndim} grid {'axis' if self.ndim == 1 else 'axes'}, "
-                f"got shape {tuple(x.shape)}"
-            )
-        if 0 in x.shape:
-            raise InputError(f"{name} expected at least one sample, got shape {tuple(x.shape)}")
-        dtype = self.real.readout.bias.dtype
-        if x.dtype != dtype and not torch.is_autocast_enabled(x.device.type):
-            raise InputError(f"{name} expected input of {dtype}, as its parameters, got {x.dtype}")
 
     def _padded(self, x: Tensor) -> Tensor:
         if self.padding is None:
@@ -269,43 +247,8 @@ class NIFFConv(nn.Module):
             stacklevel=3,
         )
 
-    @property
-    def ratio(self) -> float:
-        """How many times as densely as in training inputs are sampled; `flexseq.set_resolution` sets it."""
-        return self._ratio
-
-    def set_resolution(self, ratio: float) -> None:
-        """Take frequencies for inputs that are sampled `ratio` times as densely as in training.
-
-        Raises:
-            InputError: a ratio that is not above 0; a size that is not known yet.
-        """
-        if not 0 < ratio < math.inf:
-            raise InputError(f"{type(self).__name__} expected a resolution ratio above 0, got {ratio}")
-        if self.kernel_size is None and ratio != 1:
-            raise InputError(f"{type(self).__name__} has no kernel size yet: give kernel_size, or an input at training's resolution first")
-        self._ratio = float(ratio)
-
-    def _checked_kernel_size(self, kernel_size: int | Sequence[int] | None) -> tuple[int, ...] | None:
-        if kernel_size is None:
-            return None
-        given = tuple(kernel_size) if isinstance(kernel_size, Sequence) else (kernel_size,) * self.ndim
-        size = tuple(int(n) for n in given if isinstance(n, numbers.Integral))
-        if len(size) != self.ndim or len(given) != self.ndim or min(size) < 1:
-            raise InputError(f"{type(self).__name__} expected kernel_size to be 1 or more, for {self.ndim} axes, got {kernel_size!r}")
-        return size
-
-    def train(self, mode: bool = True) -> "NIFFConv":
-        if mode:
-            self._kept = None
-        return super().train(mode)
-
-    def _apply(self, *arguments: Any, **options: Any) -> "NIFFConv":
-        self._kept = None  # parameters move or change their type
-        return super()._apply(*arguments, **options)
-
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_kept": None, "_asked": None}  # copies and files do without
+        return {**super().__getstate__(), "_asked": None}
 
     def get_extra_state(self) -> Tensor:
         return torch.tensor([*(self.kernel_size or (0,) * self.ndim), self.ratio], dtype=torch.float64)
@@ -353,13 +296,6 @@ def _factory(kernel: str | Sequence[int] | KernelFactory) -> tuple[str | KernelF
         raise InputError(f"kernel expected a size ({', '.join(SIZES)}), widths, or a network of flexseq.kernels, got {kernel!r}")
     listed: Any = tuple(kernel)
     return partial(MLP, widths=listed, activation="silu"), True
-
-
-def _as_correlation(spectrum: Tensor, grid: Sequence[int]) -> Tensor:
-    """The taps w of y[t] = sum_j w[j] x[t - (n - 1) // 2 + j] from those of y[t] = sum_n k[n] x[t - n]."""
-    axes = list(range(-len(grid), 0))
-    kernel = torch.fft.irfftn(spectrum, s=list(grid), dim=axes)
-    return torch.roll(torch.flip(kernel, axes), [-(size // 2) for size in grid], axes)
 
 
 def _values(network: nn.Module) -> list[Tensor]:
