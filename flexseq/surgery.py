@@ -93,9 +93,9 @@ def to_niff(
 
     The first convolution and those with a stride stay, and so do 1x1 ones. A depthwise convolution of any size becomes a depthwise NIFF;
     another one a depthwise NIFF and a 1x1 convolution (of as many groups as it had), or a single NIFF over all channels if `full`. A
-    dilated
-    one is converted like any other: the new kernel is as large as the image. Left alone and listed, too: a convolution that changes its
-    input's size, one of a class of its own or with a parametrisation, transposed and lazy ones. Hooks on converted modules are lost.
+    dilated one is converted like any other: the new kernel is as large as the image. Left alone and listed, too: a convolution that
+    changes its input's size, one of a class of its own or with a parametrisation, transposed and lazy ones. Hooks on converted modules
+    are lost.
 
     Args:
         model: any module; it is not changed. New layers have the dtype, device and mode of those that they replace, and new weights.

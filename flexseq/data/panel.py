@@ -101,9 +101,7 @@ class Scaling:
         """(series, channels, longest length) in float32; padding is 0.
 
         Missing values lie on the line between their neighbours (at the ends, they are as the nearest); a channel without any value is 0.
-        The
-        papers have 0 for all of them: on 150 steps of which 30 % are missing that costs kernels which see a few steps 16 points of
-            accuracy.
+        (The papers have 0 for all of them: GunPoint with 30 % missing has 81 % so, and 91 % with lines, means of three seeds.)
 
         Raises:
             InputError: another number of channels than in training.
