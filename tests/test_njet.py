@@ -78,3 +78,10 @@ def test_in_networks():
     x = torch.randn(2, 3, 20)
     assert fs.FlexTCN(3, 4, 1, 6, conv="njet", mask_sigma=0.2)(x).shape == (2, 4)
     assert fs.FlexNet(3, 4, 1, 6, conv="njet", image_size=8, mask_sigma=0.2)(x[..., None].expand(2, 3, 20, 8)).shape == (2, 4)
+
+
+def test_widths_start_at_a_pixel_in_flexnet():
+    for size, taps in ((8, 9), (16, 17), (33, 33)):
+        layer = fs.FlexNet(3, 4, 1, 6, conv="njet", image_size=size).conv
+        torch.testing.assert_close(layer.mask.sigma * (taps - 1) / 2, torch.ones(2))
+    torch.testing.assert_close(fs.FlexNet(3, 4, 1, 6, image_size=16).conv.mask.sigma, torch.full((2,), 0.075))

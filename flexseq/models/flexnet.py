@@ -57,7 +57,8 @@ class FlexNet(nn.Module):
         image_size: pixels along an edge of the images to train on.
         kernel_size: taps along an edge of each kernel, before cropping; by default the images', plus one where that is even.
         width_factors: of each block; by default 1 for the first two of seven blocks, 2 for the last two, 1.5 between, and so in proportion.
-        mask_sigma: where the masks of "flex", or the widths of "njet", start, in units of position.
+        mask_sigma: where the masks of "flex", or the widths of "njet", start, in units of position; by default 0.075 for masks, and a pixel
+            for the widths, as in the papers of each.
         dropout: probability, in [0, 1).
         method: how to convolve; see `flexseq.functional.long_conv`.
 
@@ -85,7 +86,7 @@ class FlexNet(nn.Module):
         image_size: int = 32,
         kernel_size: int | None = None,
         width_factors: Sequence[float] | None = None,
-        mask_sigma: float = 0.075,
+        mask_sigma: float | None = None,
         dropout: float = 0.2,
         method: str = "auto",
     ):
@@ -105,6 +106,8 @@ class FlexNet(nn.Module):
             raise InputError(f"FlexNet expected width_factors for {depth} blocks, each giving at least one channel, got {factors}")
         if kernel_size is None:
             kernel_size = image_size + 1 - image_size % 2
+        if mask_sigma is None:
+            mask_sigma = 2 / max(1, kernel_size - 1) if conv == "njet" else 0.075
         continuous: dict[str, Any] = {"kernel_size": kernel_size, "method": method}
         makers: dict[str, Callable[[int, int], nn.Module]] = {
             "flex": functools.partial(FlexConv2d, kernel=kernel, mask_sigma=mask_sigma, **continuous),
