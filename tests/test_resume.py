@@ -106,3 +106,44 @@ def test_a_run_killed_while_it_took_its_folder_goes_on(bench, tmp_path):  # noqa
     (tmp_path / "run" / "recipe.json").touch()
     code, _, err = bench("digits", "--epochs", "1", "--limit", "200", "--depth", "1", "--width", "4", "--out", "run", "--resume")
     assert code == 0, err
+
+
+TABLE = """
+import os, signal, sys
+from pathlib import Path
+from flexseq.bench import tables
+from flexseq.bench.tables import Column, Row, Table
+small = {"depth": 1, "width": 4}
+rows = (Row("a", "flextcn", small), Row("b", "flextcn", {**small, "kernel": "siren"}))
+tables.TABLES["small"] = Table("A table", (Column("digits", "digits"),), rows)
+folder, left = Path(sys.argv[1]), int(sys.argv[2])
+
+def replace(source, target, original=os.replace):
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    original(source, target)
+
+os.replace = replace
+given = {"training": {"epochs": 2, "batch_size": 16}, "data": {"limit": 200}, "quick": False}
+tables.run_table("small", folder, rows=[], tasks=[], seeds=[0], device="cpu", draw=False, **given)
+"""
+
+
+def test_a_table_killed_at_any_moment_ends_as_the_same_table(tmp_path):
+    def table(folder, kill_at):
+        arguments = [sys.executable, "-c", TABLE, str(tmp_path / folder), str(kill_at)]
+        return subprocess.run(arguments, env=environment(tmp_path), capture_output=True, text=True, check=False)
+
+    whole = table("whole", 0)
+    assert whole.returncode == 0, whole.stderr
+    for kill_at in (3, 10):  # when it is about to put so many files where they belong
+        assert table("killed", kill_at).returncode == -signal.SIGKILL
+    ended = table("killed", 0)
+    assert ended.returncode == 0, ended.stderr
+    ours, theirs = tmp_path / "killed", tmp_path / "whole"
+    assert (ours / "table.json").read_bytes() == (theirs / "table.json").read_bytes()
+    for row in ("a", "b"):
+        weights = [load_file(folder / "runs" / "digits" / row / "seed-0" / "model.safetensors") for folder in (ours, theirs)]
+        assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])

@@ -7,10 +7,11 @@ import sys
 import pytest
 from test_bench import _own_place, bench  # noqa: F401
 
-from flexseq.bench import tables
+from flexseq.bench import study, tables
 from flexseq.bench.plan import make_plan
 from flexseq.bench.tables import TABLES, Column, Row, Table
 from flexseq.bench.tasks import TASKS
+from flexseq.files import write_text
 from flexseq.processes import alone
 
 FAST = ["--limit", "150", "--epochs", "1"]
@@ -90,6 +91,21 @@ def test_a_run_of_another_process_is_left_to_it(tmp_path):
         assert other.stdout.strip() == "False"
     with alone(place) as again:
         assert again
+
+
+def test_a_run_that_another_process_finished_meanwhile_is_not_run_again(tmp_path, monkeypatch, capsys):
+    ran = []
+
+    def run(plan, place, **_):
+        ran.append(place.name)
+        for name in ("a", "b"):
+            write_text(tmp_path / "runs" / name / "result.json", "{}")
+
+    monkeypatch.setattr(study, "run", run)
+    plan = make_plan("digits")
+    study.run_cells([study.Cell("a", plan), study.Cell("b", plan)], tmp_path, device="cpu", draw=lambda: tmp_path)
+    assert ran == ["a"]
+    assert "b was finished by another process meanwhile" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,8 @@ Device = Annotated[str, typer.Option(help="auto | cpu | cuda | mps")]
 
 @tables.command(
     help="Run the rows of one of the papers' tables, each as a run of the bench, and print the table beside the published figures. "
-    "Stopped, it goes on where it was with the same command; a run that is finished is not run again."
+    "Stopped, it goes on where it was with the same command; a run that is finished is not run again. Several processes may share --out, "
+    "each with a device of its own (CUDA_VISIBLE_DEVICES=1 ...): each takes the next run that none has."
 )
 def table(
     name: Annotated[str, typer.Argument(help=" | ".join(TABLES))],

@@ -82,15 +82,20 @@ def run_cells(cells: list[Cell], folder: Path, *, device: str, draw: Callable[[]
             todo.append(cell)
     print(f"{len(cells) - len(todo)} of {len(cells)} runs are finished; results go to {folder}", flush=True)
     failed: dict[str, list[str]] = {}
-    began = time.perf_counter()
+    began, mine_so_far = time.perf_counter(), 0
     for position, cell in enumerate(todo):
         place = folder / RUNS / cell.folder
-        left = f", about {duration((time.perf_counter() - began) / position * (len(todo) - position))} left" if position else ""
+        a_run = (time.perf_counter() - began) / mine_so_far if mine_so_far else None
+        left = "" if a_run is None else f", at most about {duration(a_run * (len(todo) - position))} left"
         print(f"{position + 1} of {len(todo)}{left}: {cell.folder}", flush=True)
         with alone(place) as mine:
             if not mine:
                 print(f"{place} is being run by another process: left to it", flush=True)
                 continue
+            if (place / RESULT).is_file():
+                print(f"{place} was finished by another process meanwhile", flush=True)
+                continue
+            mine_so_far += 1
             try:
                 if not place.exists() and cell.same_source is not None:
                     _take_over(folder / RUNS / cell.same_source, place, cell.plan)
