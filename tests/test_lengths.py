@@ -48,6 +48,48 @@ def test_what_padding_holds_changes_nothing_exactly(norm, training):
     assert torch.equal(model(x, torch.full((4,), 40)).isfinite(), torch.ones(4, 3, dtype=torch.bool))
 
 
+@pytest.mark.parametrize("kernel_size", [None, 40])
+@pytest.mark.parametrize("head", ["last", "mean"])
+@pytest.mark.parametrize("norm", ["batch", "layer", "group"])
+@pytest.mark.parametrize("training", [False, True])
+def test_more_padding_changes_nothing_in_the_direct_method(norm, head, training, kernel_size):
+    outputs = []
+    for length in (40, 61, 200):
+        torch.manual_seed(0)
+        model = fs.FlexTCN(
+            2,
+            3,
+            2,
+            6,
+            kernel_size=kernel_size,
+            mask_sigma=0.3,
+            dropout=0.0,
+            norm=norm,
+            head=head,
+            method="direct",
+            variance_preserving=True,
+        )
+        with torch.no_grad():
+            model.head.weight.mul_(100)  # starts at 0.01
+        outputs.append(model.train(training)(padded(5.0, length), LENGTHS))
+        assert model.blocks[0].conv1.kernel_size == (40,)
+    assert outputs[0].abs().max() > 0.5
+    assert torch.equal(outputs[0], outputs[1])
+    assert torch.equal(outputs[0], outputs[2])
+
+
+@pytest.mark.parametrize("norm", ["batch", "layer", "group"])
+@pytest.mark.parametrize("training", [False, True])
+def test_features_through_ffts_change_by_rounding_alone(norm, training):
+    outputs = []
+    for length in (40, 61):
+        model = network(norm, "mean", "fft").train(training)
+        model.head = torch.nn.Identity()
+        model.head.forward = lambda features, lengths: features[..., :40]
+        outputs.append(model(padded(5.0, length), LENGTHS))
+    assert (outputs[0] - outputs[1]).abs().max() < 1e-5 * outputs[0].abs().max()
+
+
 @pytest.mark.parametrize("method", ["direct", "fft", "overlap"])
 @pytest.mark.parametrize("training", [False, True])
 def test_more_padding_changes_nothing_beyond_rounding(method, training):

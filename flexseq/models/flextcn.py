@@ -91,7 +91,8 @@ class FlexTCN(nn.Module):
         width: channels inside.
         conv: "flex" (FlexConv1d), "ck" (CKConv1d), "njet" (NJetConv1d, which takes no `kernel`), or "conv" (plain, with `kernel_size`).
         kernel: the kernel network: "magnet" | "gabor" | "fourier" | "siren" | "mlp", or a factory such as partial(MAGNet, hidden=16).
-        kernel_size: taps of each kernel before cropping; by default the length of the first input, and kept then.
+        kernel_size: taps of each kernel before cropping; by default the length of the first input (of its longest series, where `lengths`
+            are given), and kept then.
         mask_sigma: where the masks of "flex" (or the widths of "njet") start: 2.0 is the whole kernel; short series want 0.2 to 0.3.
         dropout: probability, in [0, 1).
         norm: "batch"; "layer" over the channels of each step; "group" over channels and time together, which looks at the whole
@@ -175,8 +176,9 @@ class FlexTCN(nn.Module):
         Args:
             x: (batch, in_channels, length); a longer input than the first is more signal at the same sampling rate.
             lengths: (batch,) integers from 1 to length, for series that end before the batch does: what comes after a series' own last
-                step is padding, whatever it holds (NaN too). It changes no logits: it counts in no statistics of batch normalisation, the
-                "last" step is each series' own, and "mean" is over its own steps. All are whole where None.
+                step is padding, whatever it holds (NaN too). It changes no logits (through FFTs: by no more than their rounding): it counts
+                in no statistics of batch normalisation, the "last" step is each series' own, and "mean" is over its own steps. All are
+                whole where None.
 
         Returns:
             (batch, num_classes), or (batch, num_classes, length) with head="sequence", as cross_entropy takes it; what it gives for padded
@@ -199,7 +201,8 @@ class FlexTCN(nn.Module):
         lengths, valid = valid_steps(self, x, lengths)
         x = x.masked_fill(~valid, 0)
         convs: list[Any] = [conv for block in self.blocks for conv in (block.conv1, block.conv2)]
-        crops = read_crops(convs, x.shape[2:])
+        unsized = any(getattr(conv, "kernel_size", None) is None for conv in convs)
+        crops = read_crops(convs, (int(lengths.max()),) if unsized else None)  # kernels as long as the longest series, not as the padding
         for block, crop1, crop2 in zip(self.blocks, crops[::2], crops[1::2], strict=True):
             x = block(x, crop1, crop2, valid=valid)
         return self.head(x, lengths)

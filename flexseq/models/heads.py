@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from flexseq.errors import InputError, unknown_name
+from flexseq.models.norms import dtype_of_sums
 
 HEADS = ("last", "mean", "sequence")
 
@@ -36,7 +37,8 @@ class SequenceHead(nn.Linear):
         if lengths is None:
             return super().forward(features[..., -1] if self.mode == "last" else features.mean(-1))
         if self.mode == "mean":
-            return super().forward(features.sum(-1) / lengths[:, None].to(features.dtype))
+            total = features.sum(-1, dtype=dtype_of_sums(features))
+            return super().forward((total / lengths[:, None]).to(features.dtype))
         last = (lengths - 1).view(-1, 1, 1).expand(-1, features.shape[1], 1)
         return super().forward(features.gather(2, last)[..., 0])
 

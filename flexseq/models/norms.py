@@ -76,19 +76,20 @@ def batch_norm(norm: Any, x: Tensor, valid: Tensor | None = None) -> Tensor:
     column = (1, -1, *[1] * (x.ndim - 2))
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     together = isinstance(norm, SynchronisedBatchNorm) and norm._needs_others()
+    exact = wide.dtype if valid is None else dtype_of_sums(wide)
     if valid is None:
         count, kept = wide.new_tensor(x.numel() / x.shape[1]), wide
     else:
-        count, kept = valid.sum().to(wide.dtype), wide.masked_fill(~valid, 0)
-    total = torch.cat([kept.sum(axes), count[None]])
+        count, kept = valid.sum().to(exact), wide.masked_fill(~valid, 0)
+    total = torch.cat([kept.sum(axes, dtype=exact), count[None]])
     if together:
         total = _sum_over_processes(total)
     count = total[-1].detach().clamp_min(1)
     mean = total[:-1] / count
-    centred = wide - mean.view(column)
+    centred = wide - mean.to(wide.dtype).view(column)
     if valid is not None:
         centred = centred.masked_fill(~valid, 0)
-    squares = centred.square().sum(axes)
+    squares = centred.square().sum(axes, dtype=exact)
     if together:
         squares = _sum_over_processes(squares)
     variance = squares / count
@@ -99,7 +100,7 @@ def batch_norm(norm: Any, x: Tensor, valid: Tensor | None = None) -> Tensor:
             unbiased = variance * count / (count - 1).clamp_min(1)
             norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), share)
             norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), share)
-    y = centred * torch.rsqrt(variance + norm.eps).view(column)
+    y = centred * torch.rsqrt(variance + norm.eps).to(wide.dtype).view(column)
     if norm.affine:
         y = y * norm.weight.view(column) + norm.bias.view(column)
     return y.to(x.dtype)
@@ -109,11 +110,17 @@ def _series_norm(norm: nn.GroupNorm, x: Tensor, valid: Tensor) -> Tensor:
     """Normalisation over the channels and the valid steps of each series."""
     assert norm.num_groups == 1
     count = valid.sum((1, 2), keepdim=True).clamp_min(1) * x.shape[1]
-    mean = x.masked_fill(~valid, 0).sum((1, 2), keepdim=True) / count
-    centred = (x - mean).masked_fill(~valid, 0)
-    variance = centred.square().sum((1, 2), keepdim=True) / count
-    y = centred * torch.rsqrt(variance + norm.eps)
+    exact = dtype_of_sums(x)
+    mean = x.masked_fill(~valid, 0).sum((1, 2), keepdim=True, dtype=exact) / count
+    centred = (x - mean.to(x.dtype)).masked_fill(~valid, 0)
+    variance = centred.square().sum((1, 2), keepdim=True, dtype=exact) / count
+    y = centred * torch.rsqrt(variance + norm.eps).to(x.dtype)
     return y if norm.weight is None else y * norm.weight[:, None] + norm.bias[:, None]
+
+
+def dtype_of_sums(x: Tensor) -> torch.dtype:
+    """Wide enough that sums do not depend on how much padding they run over."""
+    return torch.float32 if x.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
 
 
 def _sum_over_processes(values: Tensor) -> Tensor:
