@@ -17,7 +17,21 @@ def is_first_process() -> bool:
         return dist.get_rank() == 0
     if "RANK" in os.environ:  # torchrun
         return int(os.environ["RANK"]) == 0
+    if "SLURM_PROCID" in os.environ and "LOCAL_RANK" not in os.environ:  # srun starts all processes by itself
+        return int(os.environ["SLURM_PROCID"]) == 0
     return int(os.environ.get("LOCAL_RANK", 0)) == 0 and int(os.environ.get("NODE_RANK", 0)) == 0
+
+
+def say(*words: object) -> None:
+    """Print, in the first process alone."""
+    if is_first_process():
+        print(*words, flush=True)
+
+
+def wait_for_all() -> None:
+    """Go on when all processes have come here, if there are several by now."""
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
 
 
 def share() -> tuple[int, int]:

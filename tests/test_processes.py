@@ -1,6 +1,8 @@
 """Two processes that train together give what one gives with the whole batch."""
 
 import json
+import os
+import socket
 import subprocess
 import sys
 
@@ -15,6 +17,7 @@ import flexseq as fs
 from flexseq.data.digits import load_digits
 from flexseq.data.loader import EpochLoader
 from flexseq.models.norms import synchronise_batch_norm
+from flexseq.processes import is_first_process
 
 STEPS = 3
 
@@ -132,6 +135,52 @@ def test_the_bench_trains_with_two_processes(task, tmp_path):
         rows[devices] = [float(value) for value in history[1].split(",")]
     for one, two in zip(rows[1][1:5], rows[2][1:5], strict=True):  # losses and accuracies of the first epoch
         assert two == pytest.approx(one, rel=1e-5)
+
+
+def test_a_table_on_two_devices(tmp_path):
+    code = """
+import sys
+from flexseq.bench import tables
+from flexseq.bench.cli import main
+from flexseq.bench.tables import Column, Row, Table
+small = {"depth": 1, "width": 4}
+rows = (Row("a", "flextcn", small), Row("b", "flextcn", {**small, "kernel": "siren"}))
+tables.TABLES["table1"] = Table("A table", (Column("digits", "digits"),), rows)
+main()
+"""
+    (tmp_path / "table.py").write_text(code)
+    command = [sys.executable, str(tmp_path / "table.py"), "table1", "--limit", "200", "--epochs", "1", "--devices", "2", "--device", "cpu"]
+    ran = subprocess.run([*command, "--out", str(tmp_path / "t")], capture_output=True, text=True, timeout=240)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.count("epoch 1/1") == 2  # one process speaks
+    assert ran.stdout.splitlines()[-1] == f"{tmp_path}/t/table.md"
+    for row in ("a", "b"):
+        assert json.loads((tmp_path / "t" / "runs" / "digits" / row / "seed-0" / "result.json").read_text())["processes"] == 2
+
+
+def test_two_machines_train_as_one(tmp_path):
+    """Each runs the same command; here both are this one."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = ["digits", "--limit", "200", "--epochs", "1", "--depth", "1", "--width", "4", "--device", "cpu", "--num-nodes", "2"]
+    command = [sys.executable, "-m", "flexseq.bench", *command, "--out", str(tmp_path / "run")]
+    rendezvous = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    second = subprocess.Popen(command, env={**rendezvous, "NODE_RANK": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    first = subprocess.run(command, env={**rendezvous, "NODE_RANK": "0"}, capture_output=True, text=True, timeout=240)
+    said, _ = second.communicate(timeout=60)
+    assert first.returncode == 0, first.stderr
+    assert second.returncode == 0, said
+    assert "epoch 1/1" in first.stdout
+    assert "epoch 1/1" not in said
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["processes"] == 2
+
+
+def test_the_first_of_slurms_processes(monkeypatch):
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    assert not is_first_process()
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    assert is_first_process()
 
 
 def test_a_process_may_have_nothing_to_validate(tmp_path):

@@ -138,7 +138,7 @@ def test_a_table_killed_at_any_moment_ends_as_the_same_table(tmp_path):
 
     whole = table("whole", 0)
     assert whole.returncode == 0, whole.stderr
-    for kill_at in (3, 10):  # when it is about to put so many files where they belong
+    for kill_at in (1, 10):  # when it is about to put so many files where they belong
         assert table("killed", kill_at).returncode == -signal.SIGKILL
     ended = table("killed", 0)
     assert ended.returncode == 0, ended.stderr

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flexseq.backbones import BACKBONES, CONVERSIONS
+from flexseq.bench.cli_machine import Device, DeviceCount, Nodes, Precision, Strategy, Workers, lightning_precision, several
 from flexseq.bench.cli_studies import STUDIES
 from flexseq.bench.networks import NETWORKS
 from flexseq.bench.plan import make_plan
@@ -21,9 +22,6 @@ from flexseq.command import absolute, failing_in_one_sentence, given
 from flexseq.errors import InputError, unknown_name
 from flexseq.kernels import KERNELS
 from flexseq.processes import is_first_process
-from flexseq.training.fit import Devices
-
-PRECISIONS = {"32": "32-true", "64": "64-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -109,12 +107,12 @@ def bench(
     short: Annotated[
         str | None, typer.Option(help="speech: clips under a second: drop (default for the paper's words) | pad (default for others)")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto | cpu | cuda | mps")] = "auto",
-    devices: Annotated[int, typer.Option(help="how many train together on this machine, a process each; they share --batch-size")] = 1,
-    num_nodes: Annotated[int, typer.Option(help="machines that train together; each runs the same command")] = 1,
-    strategy: Annotated[str, typer.Option(help="auto | ddp: how several devices train together; both mean ddp")] = "auto",
-    precision: Annotated[str, typer.Option(help=" | ".join(PRECISIONS) + " bits")] = "32",
-    workers: Annotated[int, typer.Option(help="processes that prepare batches")] = 0,
+    device: Device = "auto",
+    devices: DeviceCount = 1,
+    num_nodes: Nodes = 1,
+    strategy: Strategy = "auto",
+    precision: Precision = "32",
+    workers: Workers = 0,
     quick: Annotated[bool, typer.Option("--quick", help="a small version of the task's recipe: fewer samples and epochs")] = False,
     out: Annotated[Path | None, typer.Option(help="the run's folder; by default a new one in runs/")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the run that --out holds")] = False,
@@ -124,19 +122,16 @@ def bench(
         if task is None:
             list_tasks(data_dir)
             return
-        if strategy not in ("auto", "ddp"):
-            raise unknown_name("strategy", strategy, ("auto", "ddp"))
+        together = several(devices, num_nodes, strategy)
         if task not in TASKS:
             raise unknown_name("task", task, [*TASKS, *STUDIES])
-        if precision not in PRECISIONS:
-            raise unknown_name("precision", precision, PRECISIONS)
         if resume and out is None:
             raise InputError("--resume needs --out, the folder of the run to go on with")
         data_dir = absolute(data_dir)
         training = given(epochs=epochs, batch_size=batch_size, lr=lr, kernel_penalty=kernel_penalty, gradient_clip=gradient_clip)
         training |= given(alias_penalty=penalty, fine_tune_epochs=fine_tune_epochs, start_below_nyquist=below_nyquist)
         training |= given(average_statistics=average_statistics)
-        training |= {"precision": PRECISIONS[precision], "seed": seed, "workers": workers}
+        training |= {"precision": lightning_precision(precision), "seed": seed, "workers": workers}
         network = given(depth=depth, width=width, kernel=kernel, conv=conv, kernel_size=kernel_size)
         network |= given(mask_sigma=mask_sigma, dropout=dropout, head=head, backbone=backbone, conversion=conversion)
         network |= given(parameterisation=parameterisation, positions=_positions(positions), update=update, rate=rate, gradient=gradient)
@@ -147,8 +142,6 @@ def bench(
             transfer = TASKS[task].transfer
             if transfer is None:
                 raise InputError(f"--sweep needs a transfer task, got {task}")
-            if devices * num_nodes > 1:
-                raise InputError("--sweep runs on one device")
             if test_rate is not None:
                 raise InputError("--test-rate does not go with --sweep")
             path = run_sweep(
@@ -159,14 +152,16 @@ def bench(
                 penalties=None if penalty is None else [penalty],
                 seeds=list(range(seed, seed + seeds)),
                 device=device,
+                devices=together,
                 training=training,
                 model=model,
                 network=network,
                 data=data,
                 quick=quick,
             )
-            print(path.read_text())
-            print(path)
+            if is_first_process():
+                print(path.read_text())
+                print(path)
             return
         plan = make_plan(
             task,
@@ -179,7 +174,6 @@ def bench(
             quick=quick,
         )
         name = f"{task}-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
-        together = Devices(devices, num_nodes)
         if together.processes > 1:  # all are to mean the same folder: the later ones inherit the first one's name for it
             name = os.environ.setdefault("FLEXSEQ_RUN", name)
         path = run(plan, out or Path("runs") / name, seeds=seeds, device=device, resume=resume, devices=together)

@@ -5,11 +5,13 @@ from typing import Annotated
 
 import typer
 
+from flexseq.bench.cli_machine import Device, DeviceCount, Nodes, Precision, Strategy, Workers, lightning_precision, several
 from flexseq.bench.kernel_fits import fit_kernels
 from flexseq.bench.picture_fits import IMAGE_NETWORKS, fit_pictures, pictures_in
 from flexseq.bench.tables import TABLES, run_table
 from flexseq.command import absolute, failing_in_one_sentence, given
 from flexseq.errors import InputError
+from flexseq.processes import is_first_process
 from flexseq.training.fit import pick_device
 
 tables = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -26,7 +28,6 @@ STUDIES: dict[str, tuple[typer.Typer, str, str]] = {
 Out = Annotated[
     Path | None, typer.Option(help="where results accumulate: the same folder goes on with what is there; by default runs/NAME")
 ]
-Device = Annotated[str, typer.Option(help="auto | cpu | cuda | mps")]
 
 
 @tables.command(
@@ -48,13 +49,20 @@ def table(
     download: Annotated[bool, typer.Option("--download", help="fetch the data into --data-dir if it is not there")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="small versions of the tasks' recipes: fewer samples and epochs")] = False,
     device: Device = "auto",
+    devices: DeviceCount = 1,
+    num_nodes: Nodes = 1,
+    strategy: Strategy = "auto",
+    precision: Precision = "32",
+    workers: Workers = 0,
     draw: Annotated[bool, typer.Option("--draw", help="run nothing, draw what is there")] = False,
     out: Out = None,
 ) -> None:
     with failing_in_one_sentence("the same command goes on after the last finished epoch"):
         if seeds < 1:
             raise InputError(f"--seeds expected at least 1, got {seeds}")
+        together = several(devices, num_nodes, strategy)
         training = given(epochs=epochs, fine_tune_epochs=fine_tune_epochs, batch_size=batch_size)
+        training |= given(precision=None if precision == "32" else lightning_precision(precision), workers=workers or None)
         data = given(data_dir=absolute(data_dir), download=download or None, limit=limit)
         path = run_table(
             name,
@@ -63,13 +71,15 @@ def table(
             tasks=_listed(tasks),
             seeds=list(range(seed, seed + seeds)),
             device=device,
+            devices=together,
             draw=draw,
             training=training,
             data=data,
             quick=quick,
         )
-        print(path.read_text())
-        print(path)
+        if is_first_process():
+            print(path.read_text())
+            print(path)
 
 
 @pictures.command(help="Fit kernel networks of about 7,300 parameters to every picture of a folder; prints their mean PSNR.")

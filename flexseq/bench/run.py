@@ -18,7 +18,7 @@ from flexseq.data.dataset import Dataset
 from flexseq.data.irregular import at_rate
 from flexseq.errors import InputError
 from flexseq.files import write_text
-from flexseq.processes import check_devices, is_first_process
+from flexseq.processes import check_devices, is_first_process, say
 from flexseq.resolution import set_resolution
 from flexseq.training.fit import CHECKPOINT, LOG, ONE, Devices, Fitted, fit, pick_device, predict
 from flexseq.training.objective import Objective, objective
@@ -65,13 +65,11 @@ def run(plan: Plan, folder: Path, *, seeds: int, device: str, resume: bool, devi
     results = []
     for one, own_folder in zip(plans, folders, strict=True):
         if (own_folder / RESULT).is_file():
-            if is_first_process():
-                print(f"{own_folder} is finished already")
+            say(f"{own_folder} is finished already")
             results.append(read_result(own_folder))
             continue
         if dataset is None:
             dataset = load(one)
-            say = print if is_first_process() else _nothing
             say(f"{dataset.name}: {', '.join(f'{size:,} to {use}' for use, size in _uses(dataset))}, from {dataset.source}")
             for note in dataset.notes:
                 say(f"note: {note}")
@@ -94,10 +92,6 @@ def run(plan: Plan, folder: Path, *, seeds: int, device: str, resume: bool, devi
         write_result(folder, result)
     print_result(result)
     return folder / RESULT
-
-
-def _nothing(*words: object) -> None:
-    """What a process but the first says."""
 
 
 def _uses(dataset: Dataset) -> list[tuple[str, int]]:

@@ -1,5 +1,6 @@
 """Many runs in one folder: each cell of a table or grid is one, and those that are finished are not run again."""
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -16,7 +17,8 @@ from flexseq.bench.run import RECIPE, check_claim, run
 from flexseq.bench.transfer import SOURCE
 from flexseq.errors import InputError
 from flexseq.files import write_text
-from flexseq.processes import alone
+from flexseq.processes import alone, is_first_process, say, wait_for_all
+from flexseq.training.fit import ONE, Devices
 from flexseq.words import duration
 
 RUNS, ABOUT = "runs", "study.json"
@@ -50,57 +52,66 @@ def claim_study(folder: Path, about: dict[str, Any]) -> None:
     path = folder / ABOUT
     about = json.loads(json.dumps(about))
     if not path.is_file():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        # Hidden files are what a process leaves that was killed in the middle of this.
+        if folder.exists() and (not folder.is_dir() or any(not item.name.startswith(".") for item in folder.iterdir())):
             raise InputError(f"{folder} is no empty folder and holds no study; give another --out")
         write_text(path, json.dumps(about, indent=1) + "\n")
-        return
     before = json.loads(path.read_text())
     differing = [f"{key}: {before.get(key)} there, {about.get(key)} here" for key in about | before if before.get(key) != about.get(key)]
     if differing:
         raise InputError(f"{folder} holds a study with other options ({'; '.join(differing)}); give another --out")
 
 
-def run_cells(cells: list[Cell], folder: Path, *, device: str, draw: Callable[[], Path]) -> None:
+def run_cells(cells: list[Cell], folder: Path, *, device: str, devices: Devices = ONE, draw: Callable[[], Path]) -> None:
     """Run what is not finished yet, one after the other, and draw after each; each leaves what a run of the bench leaves.
 
-    A cell that fails does not keep the others from being run; one that another process is running is left to it.
+    A cell that fails does not keep the others from being run, unless several processes train together; one that another process is
+    running is left to it.
 
     Args:
         cells: what to run.
         folder: the study's; runs go below its `runs`.
-        device: as for a run.
+        device, devices: as for a run.
         draw: draws all that is finished.
 
     Raises:
         InputError: some cells failed, said at the end; what is finished stays.
     """
+    first, together = is_first_process(), devices.processes > 1
     todo = []
     for cell in cells:
         if (folder / RUNS / cell.folder / RESULT).is_file():
             check_claim(folder / RUNS / cell.folder, cell.plan.as_json(), resume=True)
         else:
             todo.append(cell)
-    print(f"{len(cells) - len(todo)} of {len(cells)} runs are finished; results go to {folder}", flush=True)
+    say(f"{len(cells) - len(todo)} of {len(cells)} runs are finished; results go to {folder}")
     failed: dict[str, list[str]] = {}
     began, mine_so_far = time.perf_counter(), 0
     for position, cell in enumerate(todo):
         place = folder / RUNS / cell.folder
         a_run = (time.perf_counter() - began) / mine_so_far if mine_so_far else None
         left = "" if a_run is None else f", at most about {duration(a_run * (len(todo) - position))} left"
-        print(f"{position + 1} of {len(todo)}{left}: {cell.folder}", flush=True)
-        with alone(place) as mine:
+        say(f"{position + 1} of {len(todo)}{left}: {cell.folder}")
+        with alone(place) if first else contextlib.nullcontext(True) as mine:
+            if not mine and together:
+                raise InputError(
+                    f"{place} is being run by another process; several devices that train together need the folder for themselves"
+                )
             if not mine:
-                print(f"{place} is being run by another process: left to it", flush=True)
+                say(f"{place} is being run by another process: left to it")
                 continue
             if (place / RESULT).is_file():
-                print(f"{place} was finished by another process meanwhile", flush=True)
+                say(f"{place} was finished by another process meanwhile")
                 continue
             mine_so_far += 1
             try:
-                if not place.exists() and cell.same_source is not None:
+                if first and not place.exists() and cell.same_source is not None:
                     _take_over(folder / RUNS / cell.same_source, place, cell.plan)
-                run(cell.plan, place, seeds=1, device=device, resume=place.exists())
+                wait_for_all()  # so that all see the same files
+                run(cell.plan, place, seeds=1, device=device, resume=place.exists(), devices=devices)
             except Exception as error:  # memory that is used up, a disk that is full: the other cells are still to be run
+                if together:  # the others would wait for this process
+                    raise
                 message = str(error)
                 if not isinstance(error, InputError):
                     message = f"{type(error).__name__}: {error}"
@@ -108,7 +119,8 @@ def run_cells(cells: list[Cell], folder: Path, *, device: str, draw: Callable[[]
                 print(f"{cell.folder} failed: {message}", flush=True)
                 failed.setdefault(message.splitlines()[0], []).append(cell.folder)
                 continue
-        draw()
+        if first:
+            draw()
     if failed:
         count = sum(map(len, failed.values()))
         reasons = "; ".join(f"{message} ({', '.join(folders[:3])}{', ...' if folders[3:] else ''})" for message, folders in failed.items())

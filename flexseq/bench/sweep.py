@@ -10,7 +10,10 @@ from flexseq.bench.results import read_result
 from flexseq.bench.run import FREE
 from flexseq.bench.study import RUNS, Cell, claim_study, in_percent, run_cells
 from flexseq.files import write_text
+from flexseq.processes import is_first_process
+from flexseq.training.fit import ONE, Devices
 
+GRID_FILE = "grid.md"
 VARIED = ("seed", "workers", "alias_penalty")
 """What may differ between the runs of one grid."""
 CHANGES = {"change_at_target": "as it is", "change_fine_tuned": "fine-tuned"}
@@ -25,6 +28,7 @@ def run_sweep(
     penalties: list[str] | None,
     seeds: list[int],
     device: str,
+    devices: Devices = ONE,
     training: dict[str, Any],
     **given: Any,
 ) -> Path:
@@ -38,7 +42,7 @@ def run_sweep(
         sources, targets: pixels along an edge.
         penalties: see `Recipe`; where None, both kinds, or none for kernels without a known limit.
         seeds: one run each.
-        device: as for a run.
+        device, devices: as for a run.
         training: of the recipe.
         given: the rest of what `make_plan` takes.
 
@@ -65,8 +69,8 @@ def run_sweep(
                     first = None if target == targets[0] else _cell(penalty, source, targets[0], seed)
                     cells.append(Cell(_cell(penalty, source, target, seed), plan, first))
     claim_study(folder, about)
-    run_cells(cells, folder, device=device, draw=lambda: _draw(task, folder))
-    return _draw(task, folder)
+    run_cells(cells, folder, device=device, devices=devices, draw=lambda: _draw(task, folder))
+    return _draw(task, folder) if is_first_process() else folder / GRID_FILE
 
 
 def _cell(penalty: str, source: int, target: int, seed: int) -> str:
@@ -100,6 +104,6 @@ def _draw(task: str, folder: Path) -> Path:
     lines.append("Mean ± sample standard deviation over seeds, final epochs.")
     write_text(folder / "grid.json", json.dumps({"sources": sources, "targets": targets, "grids": grids}, indent=1) + "\n")
     plot_grids(grids, sources, targets, folder / "grid.png")
-    path = folder / "grid.md"
+    path = folder / GRID_FILE
     write_text(path, "\n".join(lines) + "\n")
     return path

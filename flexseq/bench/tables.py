@@ -13,6 +13,10 @@ from flexseq.bench.study import RUNS, Cell, claim_study, in_percent, mean_and_sp
 from flexseq.bench.tasks import TASKS
 from flexseq.errors import InputError
 from flexseq.files import write_text
+from flexseq.processes import is_first_process
+from flexseq.training.fit import ONE, Devices
+
+TABLE_FILE = "table.md"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,6 +204,7 @@ def run_table(
     tasks: list[str],
     seeds: list[int],
     device: str,
+    devices: Devices = ONE,
     draw: bool,
     **given: Any,
 ) -> Path:
@@ -210,7 +215,7 @@ def run_table(
         folder: where the runs accumulate, and table.md, table.json and pictures go.
         rows, tasks: by name; all where empty.
         seeds: one run each.
-        device: as for a run.
+        device, devices: as for a run.
         draw: only draw what is finished.
         given: `training`, `data` and `quick` as for `make_plan`, for all runs; what a row says itself goes before.
 
@@ -236,10 +241,12 @@ def run_table(
         for option in given["data"]:
             if not any(option in TASKS[task].options for task in tasks or table.tasks):
                 raise InputError(f"{name} has no option --{option.replace('_', '-')}")
-        about = {"table": name, **given, "data": {key: value for key, value in given["data"].items() if key not in FREE}}
+        about = {"table": name, **given}
+        for part in ("data", "training"):
+            about[part] = {key: value for key, value in given[part].items() if key not in FREE}
         claim_study(folder, about)
-        run_cells(cells, folder, device=device, draw=lambda: draw_table(name, folder))
-    return draw_table(name, folder)
+        run_cells(cells, folder, device=device, devices=devices, draw=lambda: draw_table(name, folder))
+    return draw_table(name, folder) if is_first_process() else folder / TABLE_FILE
 
 
 def draw_table(name: str, folder: Path) -> Path:
@@ -274,7 +281,7 @@ def draw_table(name: str, folder: Path) -> Path:
             plot_over_size(
                 curves, next(r for by_task in found.values() for r in by_task[task])["source_size"], folder / f"{task}_sizes.png"
             )
-    path = folder / "table.md"
+    path = folder / TABLE_FILE
     write_text(path, _as_markdown(table, found))
     return path
 

@@ -108,9 +108,9 @@ def archive_is_here(problem: str, folder: str | None = None) -> bool:
 
 def known_problems() -> list[str]:
     """The names of the archives' problems, as sktime lists them."""
-    from sktime.datasets.tsc_dataset_names import multivariate, univariate
+    from sktime.datasets import tsc_dataset_names as lists
 
-    return sorted({*multivariate, *univariate})
+    return sorted({*lists.multivariate, *lists.univariate, *lists.univariate_equal_length})  # "Yoga" is in the last one alone
 
 
 def _lengths(*panels: Panel) -> list[np.ndarray | None]:
