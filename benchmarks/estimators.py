@@ -5,11 +5,12 @@
     python benchmarks/estimators.py --tune                   # candidates for the defaults, by cross-validation of training splits alone
 
 Official splits, default settings. Each cell is a file in --out (benchmarks/results/estimators by default), written when it is done: a
-stopped table goes on, and several processes may share the folder. Rocket needs numba (`pip install numba`); a cell whose package is
-missing is an error, one that its estimator refuses stays empty.
+stopped table goes on, and several processes may share the folder; a cell of other settings than today's is run again. Rocket needs numba
+(`pip install numba`); a cell whose package is missing is an error, one that its estimator refuses stays empty.
 """
 
 import argparse
+import importlib.metadata
 import json
 import statistics
 import time
@@ -127,33 +128,76 @@ def cell(problem: str, name: str, seed: int) -> dict[str, Any]:
     X_test, y_test = load(problem, "test")
     if regression:
         y, y_test = y.astype(float), y_test.astype(float)
-    estimator = (REGRESSORS if regression else CLASSIFIERS)[name](seed)
-    about = {"problem": problem, "estimator": name, "seed": seed, "threads": torch.get_num_threads()}
+    estimator = make(problem, name, seed)
+    about = {"problem": problem, "estimator": name, "seed": seed, "settings": settings(estimator), "versions": versions()}
+    about["threads"] = torch.get_num_threads()
+    refused = [what for tag, what, needed in needs(X) if needed and not estimator.get_tag(tag)]
+    if refused:
+        return {**about, "refused": f"{type(estimator).__name__} takes no {' and no '.join(refused)}"}
     torch.manual_seed(seed)
     began = time.perf_counter()
-    try:
-        estimator.fit(X, y)
-        fitted = time.perf_counter()
-        predicted = estimator.predict(X_test)
-    except (ValueError, TypeError) as error:  # what sktime's checks of an estimator's capabilities raise
-        return {**about, "refused": " ".join(str(error).split())[:300]}
+    estimator.fit(X, y)
+    fitted = time.perf_counter()
+    predicted = estimator.predict(X_test)
     ended = time.perf_counter()
+    return {**about, "score": score(y_test, predicted, regression), "fit_s": fitted - began, "predict_s": ended - fitted}
+
+
+def make(problem: str, name: str, seed: int) -> Any:
+    """An estimator with its default settings."""
+    return (REGRESSORS if problem in REGRESSIONS else CLASSIFIERS)[name](seed)
+
+
+def settings(estimator: Any) -> dict[str, str]:
+    """All that an estimator was made with."""
+    return {name: repr(value) for name, value in sorted(estimator.get_params(deep=False).items())}
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that compute."""
+    found = {}
+    for package in ("flexseq", "sktime", "torch", "numba"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def needs(X: Any) -> list[tuple[str, str, bool]]:
+    """What series ask of an estimator: sktime's tag, what it is about, whether they do."""
+    unequal = isinstance(X, list)
+    missing = any(np.isnan(series.to_numpy(np.float64) if unequal else series).any() for series in X)
+    channels = X[0].shape[1] if unequal else X.shape[1]
+    return [
+        ("capability:unequal_length", "series of unequal lengths", unequal),
+        ("capability:missing_values", "missing values", missing),
+        ("capability:multivariate", "series of several channels", channels > 1),
+    ]
+
+
+def score(true: np.ndarray, predicted: Any, regression: bool) -> float:
+    """The root mean squared error, or the share of right answers."""
     if regression:
-        score = float(np.sqrt(np.mean((np.asarray(predicted, float).ravel() - y_test) ** 2)))
-    else:
-        score = float(np.mean(np.asarray(predicted).astype(str) == y_test.astype(str)))
-    return {**about, "score": score, "fit_s": fitted - began, "predict_s": ended - fitted}
+        return float(np.sqrt(np.mean((np.asarray(predicted, float).ravel() - true) ** 2)))
+    return float(np.mean(np.asarray(predicted).astype(str) == true.astype(str)))
+
+
+def is_done(out: Path, problem: str, name: str, seed: int) -> bool:
+    """Whether a cell is finished, with the settings that its estimator has today."""
+    path = place(out, problem, name, seed)
+    return path.is_file() and json.loads(path.read_text())["settings"] == settings(make(problem, name, seed))
 
 
 def run(cells: list[tuple[str, str, int]], out: Path) -> None:
     """Every cell that is not there yet."""
-    todo = [which for which in cells if not place(out, *which).is_file()]
+    todo = [which for which in cells if not is_done(out, *which)]
     print(f"{len(cells) - len(todo)} of {len(cells)} cells are finished; they are kept in {out}", flush=True)
     began = time.perf_counter()
     for position, which in enumerate(todo):
         path = place(out, *which)
         with alone(path) as mine:
-            if not mine or path.is_file():
+            if not mine or is_done(out, *which):
                 continue
             done = cell(*which)
             write_text(path, json.dumps(done, indent=1) + "\n")
@@ -170,7 +214,7 @@ def place(out: Path, problem: str, name: str, seed: int) -> Path:
 def results(out: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
     """What is finished, by problem and estimator."""
     gathered: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for path in sorted(out.glob("*.json")):
+    for path in sorted(out.glob("[!.]*.json")):  # hidden ones are what a process leaves that was killed while it wrote
         done = json.loads(path.read_text())
         gathered.setdefault((done["problem"], done["estimator"]), []).append(done)
     return gathered
@@ -237,27 +281,36 @@ FOLDS = 3
 
 
 def tune(problems: list[str], candidates: list[str], out: Path) -> None:
-    """Accuracy of candidate settings by cross-validation inside the training split; the test splits are not read."""
-    from sklearn.model_selection import StratifiedKFold
+    """Scores of candidate settings by cross-validation inside the training split; the test splits are not read."""
+    from sklearn.model_selection import KFold, StratifiedKFold
 
     for problem in problems:
+        regression = problem in REGRESSIONS
         X, y = load(problem, "train")
-        folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(np.zeros(len(y)), y)
+        y = y.astype(float) if regression else y
+        maker, divide = (FlexTCNRegressor, KFold) if regression else (FlexTCNClassifier, StratifiedKFold)
+        folds = divide(FOLDS, shuffle=True, random_state=0).split(np.zeros(len(y)), y)
         for fold, (training, validating) in enumerate(folds):
             for name in candidates:
                 path = place(out, problem, name, fold)
+                estimator = maker(random_state=fold, **CANDIDATES[name])
+                done = {"problem": problem, "estimator": name, "seed": fold, "settings": settings(estimator)}
                 with alone(path) as mine:
-                    if not mine or path.is_file():
+                    if not mine or (path.is_file() and json.loads(path.read_text())["settings"] == done["settings"]):
                         continue
                     began = time.perf_counter()
                     with warnings.catch_warnings():
                         warnings.simplefilter("ignore")
-                        classifier = FlexTCNClassifier(random_state=fold, **CANDIDATES[name]).fit(_take(X, training), y[training])
-                        score = float(np.mean(classifier.predict(_take(X, validating)) == y[validating]))
-                    done = {"problem": problem, "estimator": name, "seed": fold, "score": score, "fit_s": time.perf_counter() - began}
+                        estimator.fit(_take(X, training), y[training])
+                        done["score"] = score(y[validating], estimator.predict(_take(X, validating)), regression)
+                    done["fit_s"] = time.perf_counter() - began
                     write_text(path, json.dumps(done, indent=1) + "\n")
-                print(f"{problem}, {name}, fold {fold}: {score:.3f}, {duration(done['fit_s'])}", flush=True)
-    print("\n".join(table(problems, list(CANDIDATES), out, decimals=1, factor=100, best=max)))
+                print(f"{problem}, {name}, fold {fold}: {done['score']:.4f}, {duration(done['fit_s'])}", flush=True)
+    for some, decimals, factor, best in (
+        ([problem for problem in problems if problem not in REGRESSIONS], 1, 100, max),
+        ([problem for problem in problems if problem in REGRESSIONS], 4, 1, min),
+    ):
+        print("\n".join(table(some, list(CANDIDATES), out, decimals=decimals, factor=factor, best=best)) if some else "")
 
 
 def _take(X: Any, positions: np.ndarray) -> Any:
@@ -275,7 +328,11 @@ def main() -> None:
     parser.add_argument("--candidates", nargs="+", default=list(CANDIDATES))
     given = parser.parse_args()
     if given.tune:
-        tune([problem for problem in given.problems if problem in PROBLEMS], given.candidates, given.out or Path("runs/estimators-tuning"))
+        tune(
+            [problem for problem in given.problems if problem not in WITH_MISSING],
+            given.candidates,
+            given.out or Path("runs/estimators-tuning"),
+        )
         return
     out = given.out or Path(__file__).parent / "results" / "estimators"
     if not given.draw:
