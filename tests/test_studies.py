@@ -11,6 +11,7 @@ from flexseq.bench import study, tables
 from flexseq.bench.plan import make_plan
 from flexseq.bench.tables import TABLES, Column, Row, Table
 from flexseq.bench.tasks import TASKS
+from flexseq.errors import InputError
 from flexseq.files import write_text
 from flexseq.processes import alone
 
@@ -128,6 +129,18 @@ def test_bad_options_are_named(bench, digits_table, arguments, message):  # noqa
     code, _, err = bench(*arguments)
     assert code == 2
     assert message in err
+
+
+def test_rows_of_the_tables_of_sequences_are_models():
+    row = make_plan("smnist", model="FlexTCN-siren-4", network={"width": 8})
+    assert row.as_json() == make_plan("smnist", model="flextcn", network={"depth": 4, "kernel": "siren", "width": 8}).as_json()
+    wanted = {f"FlexTCN-{kernel}-{depth}" for kernel in ("magnet", "siren", "fourier", "gabor") for depth in (2, 4, 6)}
+    rows = {row.name: row for row in TABLES["table1"].rows}
+    assert wanted < rows.keys()
+    assert rows["FlexTCN-siren-4"].on_request
+    assert sum(not row.on_request for row in rows.values()) == 11  # the paper's ten and TCN
+    with pytest.raises(InputError, match="unknown model 'CKTCN-gabr-2': did you mean 'CKTCN-gabor-2'"):
+        make_plan("smnist", model="CKTCN-gabr-2")
 
 
 def test_every_row_of_every_table_can_be_planned():

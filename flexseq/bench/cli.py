@@ -32,7 +32,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 )
 def bench(
     task: Annotated[str | None, typer.Argument(help="what to train on; none lists the tasks")] = None,
-    model: Annotated[str | None, typer.Option(help=" | ".join(NETWORKS))] = None,
+    model: Annotated[str | None, typer.Option(help=" | ".join(NETWORKS) + "; or a row of table1, such as CKTCN-gabor-2")] = None,
     depth: Annotated[int | None, typer.Option(help="blocks")] = None,
     width: Annotated[int | None, typer.Option(help="channels inside")] = None,
     kernel: Annotated[str | None, typer.Option(help=" | ".join(KERNELS))] = None,

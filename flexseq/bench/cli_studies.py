@@ -37,7 +37,7 @@ Out = Annotated[
 )
 def table(
     name: Annotated[str, typer.Argument(help=" | ".join(TABLES))],
-    rows: Annotated[str | None, typer.Option(help="some of the table's rows, as a,b,c; all by default")] = None,
+    rows: Annotated[str | None, typer.Option(help="some of the table's rows, as a,b,c; by default all of the papers'")] = None,
     tasks: Annotated[str | None, typer.Option(help="some of the table's tasks, as a,b,c; all by default")] = None,
     seeds: Annotated[int, typer.Option(help="runs of each row, with seeds counted up from --seed")] = 1,
     seed: Annotated[int, typer.Option(help="the first")] = 0,

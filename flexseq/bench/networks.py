@@ -21,6 +21,17 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "backbone": Backbone,
     "cfnet": CFNet,
 }
+ROWS: dict[str, tuple[str, dict[str, Any]]] = {
+    "CKCNN-2": ("ckcnn", {"depth": 2}),
+    **{f"CKTCN-{kernel}-2": ("cktcn", {"depth": 2, "kernel": kernel}) for kernel in ("fourier", "gabor", "magnet", "siren")},
+    **{
+        f"FlexTCN-{kernel}-{depth}": ("flextcn", {"depth": depth, "kernel": kernel})
+        for kernel in ("magnet", "siren", "fourier", "gabor")
+        for depth in (2, 4, 6)
+    },
+    "TCN-8": ("tcn", {"depth": 8}),
+}
+"""Rows of FlexConv's tables of sequences: a network and its options. The paper has those that have a published figure."""
 FOR_SERIES = ("flextcn", "cktcn", "ckcnn", "tcn")
 """The others are for images."""
 FROM_DATA = ("in_channels", "num_classes", "image_size")
@@ -37,7 +48,7 @@ def network_arguments(name: str, given: dict[str, Any], defaults: dict[str, Any]
         InputError: an unknown network, or an option that it does not have.
     """
     if name not in NETWORKS:
-        raise unknown_name("model", name, NETWORKS)
+        raise unknown_name("model", name, [*NETWORKS, *ROWS])
     signature = inspect.signature(NETWORKS[name]).parameters
     own = {argument: p.default for argument, p in signature.items() if argument not in FROM_DATA}
     for argument in given:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from flexseq.antialias import limit_frequencies
-from flexseq.bench.networks import build_network, network_arguments
+from flexseq.bench.networks import ROWS, build_network, network_arguments
 from flexseq.bench.task import Task
 from flexseq.bench.tasks import TASKS
 from flexseq.data.dataset import Dataset
@@ -107,7 +107,7 @@ def make_plan(
 
     Args:
         task: its name.
-        model: the network's name; by default the task's.
+        model: the network's name, or a row's of the papers' tables of sequences; by default the task's.
         network, training, data: arguments of the network, of `Recipe` and of the task's loader.
         sizes: source and target, for tasks that train at two resolutions.
         test_rate: see `Plan`.
@@ -119,6 +119,9 @@ def make_plan(
     network, training, data = dict(network or {}), dict(training or {}), dict(data or {})
     if task not in TASKS:
         raise unknown_name("task", task, TASKS)
+    if model in ROWS:
+        model, row = ROWS[model]
+        network = {**row, **network}
     chosen = TASKS[task]
     for name in data:
         if name not in chosen.options:
