@@ -129,15 +129,21 @@ def unit_coordinates(positions: Tensor, sizes: Sequence[int], *, dtype: torch.dt
 def tap_weights(kernel_size: Sequence[int], *, causal: bool, keep: Keep, ratio: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     """What a tap counts at another resolution, so that the sum over taps stays the same integral: (*taps).
 
-    1 / ratio for each axis, since taps lie more densely. A causal kernel ends in a jump at the present tap. The sum at ratio 1 counts that
-    tap in full, which is half a sample more than the integral; so that it is half a sample of training at any ratio, the present tap counts
-    (ratio + 1) / 2 times the others. An axis of one tap is no integral, and counts 1.
+    1 / ratio for each axis, since taps lie more densely. Where the kernel ends in a jump, at the present tap of a causal one and at both
+    ends where nothing is cropped, the sum at ratio 1 counts the last tap in full, which is half a sample more than the integral. So that
+    it is half a sample of training at any ratio, that tap counts (ratio + 1) / 2 times the others, and more if it lies short of the end.
+    An axis of one tap is no integral, and counts 1.
     """
     weights = torch.ones((), dtype=dtype, device=device)
     for size, (start, stop) in zip(kernel_size, keep, strict=True):
         axis = torch.full((stop - start,), 1 / ratio if size > 1 else 1.0, dtype=dtype, device=device)
-        if causal and size > 1:
-            axis[-1] *= (ratio + 1) / 2
+        if size > 1:
+            ends = taps_around(size, causal=causal, ratio=1.0)
+            first, last = taps_around(size, causal=causal, ratio=ratio)
+            if start == 0:
+                axis[0] *= (ratio + 1) / 2 + ends[0] * ratio - first
+            if stop == first + last + 1:
+                axis[-1] *= (ratio + 1) / 2 + ends[1] * ratio - last
         weights = weights[..., None] * axis
     return weights
 

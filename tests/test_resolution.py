@@ -52,6 +52,19 @@ def test_cropped_or_causal_layer_gives_nearly_the_same_function(ratio, options):
     assert relative(layer(band_limited(141, ratio))[..., :: int(ratio)], y) < 2e-2
 
 
+@pytest.mark.parametrize(("ratio", "every"), [(2.0, (2, 1)), (3.0, (3, 1)), (1.5, (3, 2)), (1.3, (13, 10))])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("kind", ["ck", "open mask"])
+def test_uncropped_kernels_that_end_in_a_jump_give_nearly_the_same_function(ratio, every, causal, kind):
+    torch.manual_seed(0)
+    options = {"kernel": smooth, "causal": causal}
+    layer = fs.CKConv1d(2, 3, 41, **options) if kind == "ck" else fs.FlexConv1d(2, 3, 41, mask_sigma=2.0, **options)
+    layer = layer.double()
+    y = layer(band_limited(141, 1.0))
+    fs.set_resolution(layer, ratio)
+    assert relative(layer(band_limited(141, ratio))[..., :: every[0]], y[..., :: every[1]]) < 2e-2
+
+
 def test_jump_at_the_present_tap_is_what_the_weight_is_for():
     """Without it the outputs above differ by more than they may: half a sample of the kernel's peak."""
     layer = fs.FlexConv1d(2, 3, 141, kernel=smooth, mask_sigma=0.3, causal=True).double()
