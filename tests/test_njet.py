@@ -46,6 +46,24 @@ def test_has_all_derivatives_up_to_its_order():
     assert sorted(fs.NJetConv2d(1, 1, order=2).kernel_network.orders) == [(0, 1), (0, 2), (1, 0), (1, 1), (2, 0)]
 
 
+@pytest.mark.parametrize("width", [0.0, 0.08, 0.3, 1.0, 3.0, 40.0])
+def test_a_blur_keeps_the_sum_at_any_width(width):
+    """In samples; at 0 nothing is left but the present tap, at 40 all taps count alike."""
+    for layer in (fs.NJetConv1d(1, 1, 17), fs.NJetConv1d(1, 1, 17, causal=True), fs.NJetConv2d(1, 1, 17)):
+        layer = pick(layer, *[0] * layer.ndim)
+        layer.mask.threshold = 0.0
+        with torch.no_grad():
+            layer.mask.sigma.fill_(width / (16 if layer.causal else 8))
+        kernel = layer.sample_kernel()[0, 0]
+        total = kernel.sum() + (kernel[:-1].sum() if layer.causal else 0)  # a causal one with its mirror image
+        torch.testing.assert_close(total, torch.ones((), dtype=torch.float64))
+
+
+def test_widths_train_at_the_full_rate():
+    groups = fs.param_groups(fs.FlexNet(3, 4, 1, 6, conv="njet", image_size=8), lr=0.01)
+    assert [group["lr"] for group in groups] == [0.01]
+
+
 def test_width_is_learned_and_the_crop_follows():
     layer = fs.NJetConv1d(2, 2, 101, sigma=0.1)
     layer(torch.randn(1, 2, 101)).square().sum().backward()

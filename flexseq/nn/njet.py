@@ -9,16 +9,18 @@ from torch import Tensor
 
 from flexseq.arguments import records_arguments
 from flexseq.errors import InputError
+from flexseq.functional.gaussian import SMALLEST_SIGMA
 from flexseq.kernels.hermite import Hermite
 from flexseq.nn.continuous import ContinuousConv
 from flexseq.nn.mask import GaussianMask
-from flexseq.positions import Keep
+from flexseq.positions import Keep, tap_positions
 
 
 class NJetConv(ContinuousConv):
     """Convolution with mixes of a Gaussian's derivatives, sigma^n d^n G up to an order, whose width sigma is learned.
 
-    G sums to 1 over the taps, so that order 0 alone is a Gaussian blur whatever the kernel's size.
+    G sums to 1 over the taps at training's resolution (a causal one to that with its mirror image), so that order 0 alone is a Gaussian
+    blur whatever its width and the kernel's size.
 
     Args:
         in_channels, out_channels: multiples of `groups`.
@@ -86,14 +88,19 @@ class NJetConv(ContinuousConv):
     def _basis(self, keep: Keep) -> Tensor:
         positions = self._positions(keep)
         column = (self.ndim, *[1] * self.ndim)
-        sigma = self.mask.sigma.to(positions.dtype).abs()
+        sigma = self.mask.sigma.to(positions.dtype).abs().clamp_min(SMALLEST_SIGMA)
         basis = self.kernel_network.basis((positions - self.mask.mean.to(positions.dtype).view(column)) / sigma.view(column))
         assert self.kernel_size is not None
         gaussian = self.mask(positions)
         for size, width in zip(self.kernel_size, sigma, strict=True):
-            if size > 1:
-                gaussian = gaussian * (2 / (size - 1) / (math.sqrt(2 * math.pi) * width))  # sums to 1 over taps at ratio 1
+            gaussian = gaussian / self._sum_over_taps(size, width)
         return self._weighted(torch.cat([basis, torch.ones_like(basis[:1])]) * gaussian, keep)
+
+    def _sum_over_taps(self, size: int, width: Tensor) -> Tensor:
+        """Of exp(-1/2 (x / width)^2) along an axis, at ratio 1 and without a crop."""
+        places = tap_positions((size,), causal=self.causal, dtype=width.dtype, device=width.device)[0] - float(self.causal)
+        total = (-0.5 * (places / width).square()).exp().sum()
+        return 2 * total - 1 if self.causal else total.clamp_min(torch.finfo(total.dtype).tiny)
 
 
 @records_arguments

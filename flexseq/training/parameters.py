@@ -7,10 +7,13 @@ from torch import Tensor, nn
 
 from flexseq.nn.continuous import ContinuousConv, read_crops
 from flexseq.nn.mask import GaussianMask
+from flexseq.nn.njet import NJetConv
 
 
 def param_groups(model: nn.Module, lr: float, mask_lr_scale: float = 0.1) -> list[dict[str, Any]]:
     """Parameter groups for any torch optimiser: masks train at a fraction of the learning rate.
+
+    The widths of N-Jets train at the full rate: they are what such a kernel is made of, not a mask on it.
 
     Args:
         model: anything; masks are found by their type.
@@ -26,7 +29,9 @@ def param_groups(model: nn.Module, lr: float, mask_lr_scale: float = 0.1) -> lis
         >>> [(len(group["params"]), group["lr"]) for group in groups]
         [(58, 0.01), (4, 0.001)]
     """
+    widths = {id(p) for module in model.modules() if isinstance(module, NJetConv) for p in module.mask.parameters()}
     masks = {id(p): p for module in model.modules() if isinstance(module, GaussianMask) for p in module.parameters()}
+    masks = {key: p for key, p in masks.items() if key not in widths}
     others = [p for p in model.parameters() if id(p) not in masks]
     groups = [{"params": others, "lr": lr}]
     if masks:
