@@ -1,6 +1,7 @@
 """Band limits of kernels and of whole networks, and the penalty on exceeding Nyquist."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ def max_frequency(
     include_mask: bool = True,
     per_axis: bool = False,
     of_nyquist: bool = False,
+    kernel_size: int | Sequence[int] | None = None,
     as_published: bool = False,
 ) -> Tensor:
     """The highest frequency of a filter, a kernel network, a mask or a whole continuous convolution.
@@ -35,8 +37,9 @@ def max_frequency(
         sigma_cut: how many standard deviations of a Gaussian's spectrum count.
         include_mask: whether a layer's mask counts.
         per_axis: one number for each axis, instead of the largest.
-        of_nyquist: as a fraction of the Nyquist frequency of the layer's kernel at the resolution that it is set to, instead of cycles per
-            unit of position; for layers.
+        of_nyquist: as a fraction of Nyquist's frequency, instead of cycles per unit of position: of the layer's kernel at the resolution
+            that it is set to.
+        kernel_size: taps over [-1, 1] along each axis, for the Nyquist frequency of filters, networks and masks, which know none.
         as_published: the authors' code's bound of a Gabor filter, (max |w| + sigma_cut max gamma) / 2 pi with the two maxima taken apart,
             over channels and axes. The default takes the maximum of the sum, up to 7 % lower. (The paper's Eqs. 14 and 15 take the
             smaller gamma of the axes, which is no bound.)
@@ -45,7 +48,7 @@ def max_frequency(
         A scalar, or (ndim,). inf where no bound is known: SIREN and MLP networks. Gradients reach the parameters.
 
     Raises:
-        InputError: something that has no frequency; of_nyquist without a layer whose kernel size is known.
+        InputError: something that has no frequency; of_nyquist without a kernel's size; a kernel_size for a layer, or without of_nyquist.
 
     Source:
         FlexConv, Sec. 3.3 and appendix A.
@@ -55,6 +58,9 @@ def max_frequency(
         >>> bool(max_frequency(fs.CKConv1d(1, 1, kernel="siren")).isinf())
         True
     """
+    if (kernel_size is not None) != (of_nyquist and not isinstance(module, ContinuousConv)):
+        wanted = "no kernel_size" if kernel_size is not None else "the kernel_size whose Nyquist frequency counts"
+        raise InputError(f"max_frequency expected {wanted} for {type(module).__name__} with of_nyquist={of_nyquist}")
     if isinstance(module, ContinuousConv):
         filters, mask = _layer_limits(module, sigma_cut, include_mask, as_published)
         limits = torch.stack(filters).sum(0) + mask
@@ -68,8 +74,11 @@ def max_frequency(
         limits = module.band_limit(sigma_cut, as_published)
     else:
         raise InputError(f"max_frequency expected a filter, kernel network, mask or layer of flexseq, got {type(module).__name__}")
-    if of_nyquist and not isinstance(module, ContinuousConv):
-        raise InputError(f"max_frequency expected a layer with of_nyquist=True, got {type(module).__name__}")
+    if kernel_size is not None:
+        sizes = [kernel_size] * len(limits) if isinstance(kernel_size, int) else list(kernel_size)
+        if len(sizes) != len(limits) or min(sizes) < 1:
+            raise InputError(f"max_frequency expected a kernel_size of at least 1 for {len(limits)} axes, got {kernel_size}")
+        limits = limits / torch.tensor([nyquist_frequency(size) if size > 1 else math.inf for size in sizes]).to(limits)
     return limits if per_axis else limits.max()
 
 

@@ -135,8 +135,23 @@ def test_bad_arguments_are_named():
         fs.max_frequency(torch.nn.Linear(1, 1))
     with pytest.raises(fs.InputError, match="no kernel size yet"):
         fs.alias_penalty(fs.FlexConv1d(1, 1))
-    with pytest.raises(fs.InputError, match="expected a layer with of_nyquist"):
+    with pytest.raises(fs.InputError, match="expected the kernel_size whose Nyquist frequency counts"):
         fs.max_frequency(fs.FlexConv1d(1, 1).mask, of_nyquist=True)
+    with pytest.raises(fs.InputError, match="expected no kernel_size"):
+        fs.max_frequency(fs.FlexConv1d(1, 1, 9), of_nyquist=True, kernel_size=9)
+    with pytest.raises(fs.InputError, match="at least 1 for 1 axes"):
+        fs.max_frequency(fs.FlexConv1d(1, 1).mask, of_nyquist=True, kernel_size=(9, 9))
+
+
+@pytest.mark.parametrize("kernel_size", [9, (9, 33)])
+def test_parts_as_a_fraction_of_nyquist(kernel_size):
+    layer = fs.FlexConv2d(2, 3, kernel_size)
+    options = {"per_axis": True, "of_nyquist": True}
+    parts = (layer.kernel_network, layer.mask)
+    network, mask = (fs.max_frequency(part, kernel_size=kernel_size, **options) for part in parts)
+    torch.testing.assert_close(network + mask, fs.max_frequency(layer, **options))
+    of_filters = [fs.max_frequency(one, kernel_size=kernel_size, **options) for one in layer.kernel_network.filters]
+    torch.testing.assert_close(sum(of_filters), network)
 
 
 def test_an_axis_of_one_tap_pays_nothing():

@@ -155,14 +155,32 @@ def test_labels_and_pixels_that_cannot_be_are_refused(tmp_path):
         image_formats.checked_labels(np.array([3, -1]), 10, tmp_path)
 
 
-def test_digits_are_not_taken_for_clothes(tmp_path, known):
-    known("mnist", official("mnist")[0])
+def test_digits_are_not_taken_for_clothes(tmp_path, known, server):  # noqa: F811
     clothes, _ = official("fashion_mnist")
     known("fashion_mnist", clothes)
-    for file, data in official("mnist")[0].items():
+    digits, _ = official("mnist")
+    known("mnist", digits)
+    for file, data in digits.items():
         (tmp_path / file).write_bytes(data)
-    with pytest.raises(InputError, match="give another folder, or --download"):
+    assert images.images_are_here("mnist", tmp_path)
+    assert not images.images_are_here("fashion_mnist", tmp_path)
+    with pytest.raises(InputError, match="holds mnist, whose files have the names of fashion_mnist's; give another folder, or --download"):
         images.load_images("fashion_mnist", folder=tmp_path)
+    served, url = server
+    known("fashion_mnist", clothes, url)
+    for file, data in clothes.items():
+        (served / file).write_bytes(data)
+    for _ in range(2):  # each leaves the other's files alone
+        assert images.load_images("fashion_mnist", folder=tmp_path, download=True).source == str(tmp_path / "fashion_mnist")
+        assert images.load_images("mnist", folder=tmp_path).source == str(tmp_path)
+
+
+def test_images_without_labels_are_noticed(tmp_path):
+    for split, pictures, answers in (("train", 300, 100), ("t10k", 20, 20)):
+        (tmp_path / f"{split}-images-idx3-ubyte").write_bytes(idx(pixels(pictures, 28, 28)))
+        (tmp_path / f"{split}-labels-idx1-ubyte").write_bytes(idx(labels(answers, 10)))
+    with pytest.raises(InputError, match="300 training images in MNIST's format, but 100 labels"):
+        image_formats.read_mnist(tmp_path)
 
 
 def test_truncated_records_are_refused(tmp_path, known):
@@ -211,6 +229,25 @@ def test_small_imagenet_is_unpacked_once_and_mapped(tmp_path, monkeypatch, capsy
     assert "unpacking" in capsys.readouterr().out
     small_imagenet.load_small_imagenet(8, folder=folder)
     assert "unpacking" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damage", ["truncated", "altered"])
+def test_damaged_imagenet_is_kept_aside_and_not_used(tmp_path, monkeypatch, capsys, damage):
+    monkeypatch.setenv("FLEXSEQ_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "archives"
+    folder.mkdir()
+    imagenet(folder, 16)
+    victim = folder / "train_data_batch_3.npz"
+    data = victim.read_bytes()
+    half = len(data) // 2
+    broken = data[:-50] if damage == "truncated" else data[:half] + bytes(byte ^ 255 for byte in data[half : half + 9]) + data[half + 9 :]
+    victim.write_bytes(broken)
+    message = "holds no train_data_batch_3.npz of 16 px" if damage == "truncated" else "train_data_batch_3.npz cannot be read: Bad CRC"
+    with pytest.raises(InputError, match=message):
+        small_imagenet.load_small_imagenet(16, folder=folder)
+    assert not victim.exists()
+    assert victim.with_name(f"{victim.name}.altered").read_bytes() == broken
+    assert f"kept as {victim}.altered, not used" in capsys.readouterr().out
 
 
 def test_crops_are_pieces_of_the_padded_image():

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from flexseq.antialias import limit_frequencies
+from flexseq.antialias import alias_penalty, limit_frequencies
 from flexseq.bench.networks import ROWS, build_network, network_arguments
 from flexseq.bench.task import Task
 from flexseq.bench.tasks import TASKS
@@ -14,7 +14,7 @@ from flexseq.data.dataset import Dataset
 from flexseq.data.irregular import drop_steps
 from flexseq.errors import InputError, unknown_name
 from flexseq.kernels import KERNELS
-from flexseq.nn.continuous import read_crops
+from flexseq.nn.continuous import ContinuousConv, read_crops
 from flexseq.training.recipe import Recipe
 
 UNLIMITED_CONVS, UNLIMITED_KERNELS = ("conv", "njet"), ("siren", "mlp")
@@ -83,9 +83,14 @@ def build(plan: Plan, dataset: Dataset) -> nn.Module:
     """The network of a plan for a dataset, as it starts training.
 
     Raises:
-        InputError: arguments that it does not take; kernels that cannot start below Nyquist.
+        InputError: arguments that it does not take; kernels that cannot start below Nyquist, or pay for what they have above it.
     """
     model = build_network(plan.model, plan.network, dataset)
+    if plan.recipe.alias_penalty != "none":
+        read_crops(list(model.modules()), dataset.shape[1:])  # layers that take their kernel's size from the first input
+        if not any(isinstance(module, ContinuousConv) for module in model.modules()):
+            raise InputError(f"--penalty {plan.recipe.alias_penalty} expected a network of continuous kernels, got {plan.model}")
+        alias_penalty(model, include_mask=plan.recipe.alias_penalty == "flexconv")
     if plan.recipe.start_below_nyquist:
         read_crops(list(model.modules()), dataset.shape[1:])  # layers that take their kernel's size from the first input
         limit_frequencies(model)

@@ -16,13 +16,13 @@ LEARNED = ("kernels.png", "masks.png", "steps.png", "spectra.png")
 """Pictures of what a network learned; those of layers that it does not have are left out."""
 
 
-def plot_learned(model: nn.Module, folder: Path) -> None:
-    """Draw kernels over time, masks over depth, kernels step by step, and their spectra."""
+def plot_learned(model: nn.Module, folder: Path, *, ratio: float = 2.0) -> None:
+    """Draw kernels over time, masks over depth, kernels step by step, and their spectra, those at `ratio` times the resolution too."""
     kernels, masks, steps, spectra = (folder / name for name in LEARNED)
     plot_kernels(model, kernels)
     plot_masks(model, masks)
     plot_steps(model, steps)
-    plot_spectra(model, spectra)
+    plot_spectra(model, spectra, ratio=ratio)
 
 
 def plot_curves(rows: list[dict[str, float]], best_epoch: int, measure: str, path: Path) -> None:

@@ -9,6 +9,7 @@ from flexseq.bench.plots import plot_grids
 from flexseq.bench.results import read_result
 from flexseq.bench.run import FREE
 from flexseq.bench.study import RUNS, Cell, claim_study, in_percent, run_cells
+from flexseq.errors import InputError
 from flexseq.files import write_text
 from flexseq.processes import is_first_process
 from flexseq.training.fit import ONE, Devices
@@ -84,6 +85,8 @@ def _draw(task: str, folder: Path) -> Path:
         result = read_result(result_file.parent)
         result["change_fine_tuned"] = result["value"] - result["value_at_source"]
         found.setdefault(result["penalty"], {}).setdefault((result["source_size"], result["target_size"]), []).append(result)
+    if not found:
+        raise InputError(f"{folder} holds no finished run of {task}")
     sizes = [size for by_sizes in found.values() for size in by_sizes]
     sources, targets = (sorted({size[i] for size in sizes}) for i in (0, 1))
     grids = {

@@ -11,15 +11,12 @@ from torch import Tensor
 
 from flexseq import saving
 from flexseq.analysis.spectra import frequencies_by_layer
-from flexseq.antialias import alias_penalty
 from flexseq.bench.networks import row_name
 from flexseq.bench.plan import Plan, build
 from flexseq.bench.plots import plot_learned, plot_transfer
 from flexseq.bench.results import versions, where_it_ran, write_result
 from flexseq.bench.task import Transfer
 from flexseq.data.dataset import Dataset, Split
-from flexseq.errors import InputError
-from flexseq.nn.continuous import ContinuousConv
 from flexseq.processes import is_first_process
 from flexseq.resolution import set_resolution
 from flexseq.training.fit import ONE, Devices, Fitted, fit, predict
@@ -89,10 +86,6 @@ def run_transfer(
 
     for data in (source, target):
         data.test.batch([0])  # a size that the images cannot be brought to is to be said now, not after the training
-    if recipe.alias_penalty != "none":
-        alias_penalty(model, include_mask=recipe.alias_penalty == "flexconv")  # nor a kernel that cannot pay
-        if not any(isinstance(module, ContinuousConv) for module in model.modules()):
-            raise InputError(f"--penalty {recipe.alias_penalty} expected a network of continuous kernels, got {plan.model}")
     notes = list(dataset.notes)
     if max(transfer.source, transfer.target) > dataset.shape[-1]:
         notes.append(f"the images have {dataset.shape[-1]} px, and are interpolated where more are asked for")
@@ -114,7 +107,7 @@ def run_transfer(
     at_source = accuracy(source)
     if first_process:
         saving.save(model, folder / SOURCE / "model.safetensors")
-        plot_learned(model, folder)
+        plot_learned(model, folder, ratio=transfer.target / transfer.source)
     frequencies = frequencies_by_layer(model)
     over_size = {}
     for size in sizes_between(transfer.source, transfer.target):

@@ -45,18 +45,33 @@ def fetch(urls: Sequence[str], sha256: str | None, folder: Path) -> Path:
     )
 
 
-def set_aside_if_altered(path: Path, sha256: str) -> bool:
-    """Whether a file is there, as it should be; one with another checksum is kept under another name, and said to be."""
+def checksum_of(path: Path) -> str | None:
+    """The SHA-256 of a file; None where there is none."""
     import pooch
 
-    if not path.is_file():
-        return False
-    if pooch.file_hash(str(path)) == sha256:
-        return True
+    return pooch.file_hash(str(path)) if path.is_file() else None
+
+
+def set_aside_if_altered(path: Path, sha256: str) -> bool:
+    """Whether a file is there, as it should be; one with another checksum is kept under another name, and said to be."""
+    found = checksum_of(path)
+    if found is not None and found != sha256:
+        set_aside(path, "its SHA-256 is not the known one")
+    return found == sha256
+
+
+def set_aside(path: Path, why: str) -> None:
+    """Keep a file that is truncated or altered under another name, and say so.
+
+    Raises:
+        InputError: a folder that cannot be written to.
+    """
     aside = path.with_name(f"{path.name}.altered")
-    path.replace(aside)
-    print(f"{path} is truncated or altered: its SHA-256 is not the known one; kept as {aside}, not used", flush=True)
-    return False
+    try:
+        path.replace(aside)
+    except OSError as error:
+        raise InputError(f"{path} is truncated or altered ({why}), and cannot be put aside: {error.strerror}") from error
+    print(f"{path} is truncated or altered: {why}; kept as {aside}, not used", flush=True)
 
 
 def _reason(error: Exception) -> str:
@@ -72,8 +87,11 @@ def unpack_tar(archive: Path, target: Path) -> None:
     Raises:
         InputError: not an archive, a truncated one, or one with a member that leads outside, a link or a device.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.part"))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.part"))
+    except OSError as error:
+        raise InputError(f"{archive} could not be unpacked into {target}: {error.strerror}") from error
     try:
         with tarfile.open(archive) as tar:
             for member in tar:

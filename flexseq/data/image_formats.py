@@ -18,6 +18,9 @@ def read_mnist(root: Path) -> Arrays:
         for kind, ndim in (("images-idx3", 3), ("labels-idx1", 1)):
             parts.append(read_idx(root / f"{split}-{kind}-ubyte", ndim))
     images, labels, test_images, test_labels = parts
+    for some, answers, split in ((images, labels, "training"), (test_images, test_labels, "test")):
+        if len(some) != len(answers):
+            raise InputError(f"{root} holds {len(some):,} {split} images in MNIST's format, but {len(answers):,} labels")
     return images[:, None], checked_labels(labels, 10, root), test_images[:, None], checked_labels(test_labels, 10, root)
 
 

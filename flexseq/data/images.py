@@ -8,7 +8,7 @@ import torch
 
 from flexseq.data.augment import CropAndFlip
 from flexseq.data.dataset import Dataset, Split
-from flexseq.data.downloads import fetch, set_aside_if_altered, unpack_tar
+from flexseq.data.downloads import checksum_of, fetch, set_aside_if_altered, unpack_tar
 from flexseq.data.image_formats import Arrays, read_cifar10, read_cifar100, read_mnist, read_stl10
 from flexseq.data.places import data_dir, existing_folder
 from flexseq.data.splits import held_out, limited
@@ -70,7 +70,8 @@ def load_images(name: str, *, folder: str | None = None, download: bool = False,
         base = Path(folder).expanduser() if download else existing_folder(folder)
     for file, checksum in () if source.inside else source.files.items():  # read as they are, and so checked every time
         for place in (base, base / name):
-            set_aside_if_altered(place / file, checksum)
+            if _other_dataset(name, place) is None:
+                set_aside_if_altered(place / file, checksum)
     root = _found(name, base)
     if root is None:
         _provide(name, source, base, download)
@@ -87,7 +88,7 @@ def load_images(name: str, *, folder: str | None = None, download: bool = False,
 def images_are_here(name: str, folder: str | None = None) -> bool:
     """Whether a dataset's files lie in a folder, unpacked or not, without asking anyone to fetch them."""
     base = data_dir(name) if folder is None else Path(folder)
-    return _found(name, base) is not None or all((base / file).is_file() for file in SOURCES[name].files)
+    return _found(name, base) is not None or (SOURCES[name].inside != "" and all((base / file).is_file() for file in SOURCES[name].files))
 
 
 def image_dataset(
@@ -136,6 +137,7 @@ def _found(name: str, base: Path) -> Path | None:
     source = SOURCES[name]
     places = [base, base / source.inside, base / name / source.inside]
     needed = [source.holds] if source.inside else list(source.files)
+    places = places if source.inside else [place for place in (base, base / name) if _other_dataset(name, place) is None]
 
     def there(path: Path) -> bool:
         return path.is_file() or path.with_name(path.name.removesuffix(".gz")).is_file()
@@ -143,8 +145,19 @@ def _found(name: str, base: Path) -> Path | None:
     return next((place for place in places if all(there(place / file) for file in needed)), None)
 
 
+def _other_dataset(name: str, place: Path) -> str | None:
+    """The dataset whose files lie in a folder under the names that those of `name` have, too, as Fashion-MNIST's have MNIST's."""
+    own = SOURCES[name].files
+    others = {checksum: other for other, source in SOURCES.items() for checksum in source.files.values() if checksum not in own.values()}
+    return next((others[found] for file in own if (found := checksum_of(place / file)) in others), None)
+
+
 def _provide(name: str, source: Source, base: Path, download: bool) -> None:
-    """Put a dataset's files into `base`, and unpack their archive."""
+    """Put a dataset's files into `base`, or where another's lie there into a folder below it, and unpack their archive."""
+    other = _other_dataset(name, base)
+    if other is not None and not download:
+        raise InputError(f"{base} holds {other}, whose files have the names of {name}'s; give another folder, or --download")
+    base = base if other is None else base / name
     for file, checksum in source.files.items():
         there = set_aside_if_altered(base / file, checksum)
         if not there and not download:
@@ -164,9 +177,10 @@ _NATURAL = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
 def _mnist(urls: tuple[str, ...], sums: tuple[str, ...], classes: tuple[str, ...]) -> Source:
+    counts = (60_000, 10_000)
     names = [f"{split}-{kind}-ubyte.gz" for split in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
     files = dict(zip(names, sums, strict=True))
-    return Source(urls, files, names[0], "", read_mnist, classes, (0.1307,), (0.3081,))
+    return Source(urls, files, names[0], "", read_mnist, classes, (0.1307,), (0.3081,), counts=counts)
 
 
 SOURCES = {

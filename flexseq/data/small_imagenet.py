@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from flexseq.data.dataset import Dataset
+from flexseq.data.downloads import set_aside
 from flexseq.data.image_formats import checked_labels
 from flexseq.data.images import image_dataset
 from flexseq.data.places import cache_dir, data_dir, existing_folder
@@ -56,6 +57,9 @@ def _imagenet_archives(base: Path, size: int) -> tuple[list[Path], Path]:
     """Training archives in order, and the one of the validation images."""
     names = ["train_data.npz"] if size == 8 else [f"train_data_batch_{i}.npz" for i in range(1, 11)]
     found = {path.name: path for path in sorted(base.rglob("*.npz")) if _npz_size(path) == size} if base.is_dir() else {}
+    for path in sorted(base.rglob("*.npz")) if base.is_dir() else []:
+        if path.name in (*names, "val_data.npz") and not zipfile.is_zipfile(path):
+            set_aside(path, "it is no whole zip file")
     missing = [name for name in (*names, "val_data.npz") if name not in found]
     if missing:
         raise InputError(
@@ -95,7 +99,10 @@ def _unpack_npz(archives: list[Path], images_to: Path, labels_to: Path, size: in
             with np.load(path, allow_pickle=False) as arrays:
                 images[start : start + count] = arrays["data"].reshape(count, 3, size, size)
                 labels[start : start + count] = checked_labels(arrays["labels"] - 1, 1000, path)
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError, zlib.error) as error:
+        except (ValueError, KeyError, zipfile.BadZipFile, EOFError, zlib.error) as error:
+            set_aside(path, str(error))
+            raise InputError(f"{path} cannot be read: {error}") from error
+        except OSError as error:
             raise InputError(f"{path} cannot be read: {error}") from error
         start += count
     images.flush()
