@@ -10,7 +10,9 @@ from test_bench import _own_place, bench  # noqa: F401
 
 import flexseq as fs
 from flexseq.data import archive
-from flexseq.data.archive import load_archive, load_character_trajectories
+from flexseq.data.archive import known_problems, load_archive, load_character_trajectories
+from flexseq.data.dataset import as_it_is
+from flexseq.data.irregular import DroppedSplit, drop_steps
 
 FAST = ["--epochs", "1", "--depth", "1", "--width", "4"]
 
@@ -122,13 +124,33 @@ def test_downloads_through_sktime_and_says_what_fails(tmp_path, monkeypatch):
     assert not list((tmp_path / "data" / "archive").glob(".part*"))
 
 
+def test_steps_are_dropped_from_series_of_unequal_lengths():
+    whole = load_archive(problem="JapaneseVowels", limit=60)
+    dropped = drop_steps(whole, 30)
+    (x, lengths), _ = whole.train.batch(range(10))
+    (y, same), _ = dropped.train.batch(range(10))
+    assert torch.equal(lengths, same)
+    assert len(set(lengths.tolist())) > 2
+    for before, after, length in zip(x, y, lengths.tolist(), strict=True):
+        there = after[-1].bool()
+        assert there.sum() == length - round(0.3 * length)
+        assert not there[length:].any()
+        assert torch.equal(after[:-1, there], before[:, there])
+        assert not after[:-1, ~there].any()
+    short = DroppedSplit(np.ones((1, 1, 1)), np.zeros(1, np.int64), np.arange(1), as_it_is, share=0.7)
+    assert short.batch([0])[0].tolist() == [[[1.0], [1.0]]]  # one step is left
+
+
+def test_every_problem_of_the_archives_is_known():
+    assert {"Yoga", "GunPoint", "JapaneseVowels"} < set(known_problems())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["archive"], "archive needs --problem"),
         (["archive", "--problem", "GunPiont"], "did you mean 'GunPoint'"),
         (["archive", "--problem", "GunPoint", "--data-dir", "nowhere"], "does not exist"),
-        (["archive", "--problem", "JapaneseVowels", "--drop", "30"], "series of equal lengths"),
         (["digits", "--problem", "GunPoint"], "no option --problem"),
         (["archive", "--problem", "Covid3Month"], "Covid3Month is a problem of regression"),
         (["archive", "--problem", "JapaneseVowels", "--test-rate", "2"], "whole series of equal lengths"),

@@ -319,6 +319,8 @@ def test_bad_series_and_settings_are_named():
         ({"class_weight": "fair"}, "class_weight expected"),
         ({"class_weight": {"slow": 0.0}}, "weights above 0"),
         ({"validation_fraction": 1.0}, "validation_fraction expected"),
+        ({"validation_fraction": None}, "validation_fraction expected"),
+        ({"width": None}, "width expected an integer of at least 1, got None"),
         ({"device": "tpu"}, "device expected"),
         ({"random_state": "x"}, "random_state expected"),
     ):

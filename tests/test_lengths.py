@@ -114,6 +114,11 @@ def test_whole_series_are_as_without_lengths():
         torch.testing.assert_close(value, other.state_dict()[name], msg=name)
 
 
+def test_a_batch_of_a_single_step_trains():
+    for lengths in (None, torch.tensor([1])):
+        network()(torch.randn(1, 2, 1), lengths).sum().backward()
+
+
 def test_tcn_takes_lengths_too():
     torch.manual_seed(0)
     model = fs.TCN(2, 3, depth=3, width=6, kernel_size=3).eval().double()

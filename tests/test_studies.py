@@ -7,7 +7,7 @@ import sys
 import pytest
 from test_bench import _own_place, bench  # noqa: F401
 
-from flexseq.bench import study, tables
+from flexseq.bench import study, sweep, tables
 from flexseq.bench.plan import make_plan
 from flexseq.bench.tables import TABLES, Column, Row, Table
 from flexseq.bench.tasks import TASKS
@@ -152,6 +152,22 @@ def test_every_row_of_every_table_can_be_planned():
                 assert plan.model == row.model
                 quick = make_plan(task, model=row.model, network=row.network, training=row.training, quick=True)
                 assert quick.recipe.epochs < plan.recipe.epochs
+
+
+def test_kernels_that_cannot_pay_are_refused_before_anything_is_written(bench, tmp_path):  # noqa: F811
+    for arguments, message in (
+        (["digits", "--kernel", "siren"], "known highest frequency, got SIREN"),
+        (["digits_transfer", "--model", "cifar_resnet"], "a network of continuous kernels, got cifar_resnet"),
+    ):
+        code, _, err = bench(*arguments, "--penalty", "magnet", "--out", "refused")
+        assert code == 2
+        assert message in err
+        assert not (tmp_path / "refused").exists()
+
+
+def test_a_sweep_that_others_run_has_nothing_to_draw(tmp_path):
+    with pytest.raises(InputError, match="holds no finished run of digits_transfer"):
+        sweep._draw("digits_transfer", tmp_path)
 
 
 def test_a_sweep_trains_once_at_each_source(bench, tmp_path):  # noqa: F811

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ class DroppedSplit(Split):
     """A split of whose series some steps are missing, always the same ones of each.
 
     Args:
-        inputs, targets, indices, transform: as in `Split`.
+        inputs, targets, indices, transform, lengths: as in `Split`.
         share: of the steps that are missing.
         seed: of which.
     """
@@ -27,20 +28,24 @@ class DroppedSplit(Split):
     share: float = 0.0
     seed: int = 0
 
-    def batch(self, positions: Sequence[int] | np.ndarray) -> tuple[Tensor, Tensor]:
+    def batch(self, positions: Sequence[int] | np.ndarray) -> tuple[Any, Tensor]:
         """As `Split.batch`, missing steps at 0, and one channel more that is 1 where there is data."""
-        x, targets = super().batch(positions)
-        there = torch.ones(len(x), 1, x.shape[-1])
-        missing = round(self.share * x.shape[-1])
+        inputs, targets = super().batch(positions)
+        x = inputs if self.lengths is None else inputs[0]
+        there = torch.zeros(len(x), 1, x.shape[-1])
         for row, sample in zip(there, self.indices[np.asarray(positions, dtype=np.int64)], strict=True):
-            row[0, np.random.default_rng([self.seed, int(sample)]).permutation(x.shape[-1])[:missing]] = 0
-        return torch.cat([x * there, there], 1), targets
+            length = x.shape[-1] if self.lengths is None else int(self.lengths[sample])
+            missing = min(round(self.share * length), length - 1)
+            row[0, np.random.default_rng([self.seed, int(sample)]).permutation(length)[missing:]] = 1
+        x = torch.cat([x * there, there], 1)
+        return (x if self.lengths is None else (x, inputs[1])), targets
 
 
 def drop_steps(dataset: Dataset, percent: int, seed: int = 0) -> Dataset:
     """A dataset of whose series some steps, drawn at random for each, are missing: zeros, and a channel that is 1 where data exists.
 
-    Steps are dropped after standardisation, so that a missing one has the mean's value.
+    Steps are dropped after standardisation (by all steps, as if the series were whole), so that a missing one has the mean's value. One
+    step of each series is left.
 
     Args:
         dataset: of series, (channels, length).
@@ -59,9 +64,7 @@ def drop_steps(dataset: Dataset, percent: int, seed: int = 0) -> Dataset:
         raise InputError(f"--drop is for series, and {dataset.name} has images")
 
     def dropped(split: Split) -> Split:
-        if split.lengths is not None:
-            raise InputError(f"--drop is for series of equal lengths, and those of {dataset.name} are unequal")
-        return DroppedSplit(split.inputs, split.targets, split.indices, split.transform, share=percent / 100, seed=seed)
+        return DroppedSplit(split.inputs, split.targets, split.indices, split.transform, split.lengths, share=percent / 100, seed=seed)
 
     channels, length = dataset.shape
     return dataclasses.replace(

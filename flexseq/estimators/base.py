@@ -180,11 +180,13 @@ class FlexTCNEstimator:
         return training, validating
 
     def _check_settings(self) -> None:
-        for name, least in (("depth", 1), ("width", 1), ("epochs", 1), ("batch_size", 1), ("patience", 1), ("kernel_size", 1)):
+        for name in ("depth", "width", "epochs", "batch_size", "patience", "kernel_size"):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, (int, np.integer)) or value < least):
-                raise InputError(f"{name} expected an integer of at least {least}, got {value!r}")
-        if not 0 < self.validation_fraction < 1:
+            if value is None and name in ("epochs", "batch_size", "kernel_size"):
+                continue
+            if not isinstance(value, (int, np.integer)) or value < 1:
+                raise InputError(f"{name} expected an integer of at least 1, got {value!r}")
+        if not isinstance(self.validation_fraction, (float, np.floating)) or not 0 < self.validation_fraction < 1:
             raise InputError(f"validation_fraction expected a share between 0 and 1, got {self.validation_fraction!r}")
         if self.head not in ("last", "mean"):
             raise InputError(f"head expected last or mean, got {self.head!r}")

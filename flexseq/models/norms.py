@@ -53,15 +53,16 @@ def normalise(norm: nn.Module, x: Tensor, valid: Tensor | None) -> Tensor:
         x: (batch, channels, length).
         valid: (batch, 1, length), true where a step is one of the series; None where all are.
     """
-    if valid is None:
+    in_training = isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.training
+    if valid is None and not (in_training and x.shape[0] * x.shape[2] == 1):  # torch's own refuses a single step
         return norm(x)
-    if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.training:
+    if in_training:
         y = batch_norm(norm, x, valid)
-    elif isinstance(norm, nn.GroupNorm):
+    elif isinstance(norm, nn.GroupNorm) and valid is not None:
         y = _series_norm(norm, x, valid)
     else:
         y = norm(x)
-    return y.masked_fill(~valid, 0)
+    return y if valid is None else y.masked_fill(~valid, 0)
 
 
 def batch_norm(norm: Any, x: Tensor, valid: Tensor | None = None) -> Tensor:
