@@ -104,7 +104,7 @@ def test_runs_with_missing_steps_and_at_another_rate(bench, tmp_path):  # noqa: 
         assert float((model(x).argmax(1) == targets).double().mean()) == pytest.approx(result["value_at_test_rate"])
 
 
-@pytest.mark.parametrize("name", ["smnist", "npcifar10"])
+@pytest.mark.parametrize("name", ["smnist", "pmnist", "scifar10", "npcifar10"])
 def test_a_task_runs_on_the_official_files(bench, folder, tmp_path, name):  # noqa: F811
     options = ["--epochs", "1", "--depth", "1", "--width", "4", "--batch-size", "32"]
     code, _, err = bench(name, "--data-dir", folder, *options, "--out", "run")
