@@ -10,7 +10,6 @@ stopped table goes on, and several processes may share the folder; a cell of oth
 """
 
 import argparse
-import importlib.metadata
 import json
 import statistics
 import time
@@ -24,6 +23,7 @@ import torch
 from sktime.datasets import load_UCR_UEA_dataset
 from sktime.datatypes import convert_to
 
+from flexseq.bench.results import versions
 from flexseq.estimators import FlexTCNClassifier, FlexTCNRegressor
 from flexseq.files import write_text
 from flexseq.processes import alone
@@ -129,7 +129,7 @@ def cell(problem: str, name: str, seed: int) -> dict[str, Any]:
     if regression:
         y, y_test = y.astype(float), y_test.astype(float)
     estimator = make(problem, name, seed)
-    about = {"problem": problem, "estimator": name, "seed": seed, "settings": settings(estimator), "versions": versions()}
+    about = {"problem": problem, "estimator": name, "seed": seed, "settings": settings(estimator), "versions": versions("numba")}
     about["threads"] = torch.get_num_threads()
     refused = [what for tag, what, needed in needs(X) if needed and not estimator.get_tag(tag)]
     if refused:
@@ -153,17 +153,6 @@ def settings(estimator: Any) -> dict[str, str]:
     return {name: repr(value) for name, value in sorted(estimator.get_params(deep=False).items())}
 
 
-def versions() -> dict[str, str]:
-    """Of the packages that compute."""
-    found = {}
-    for package in ("flexseq", "sktime", "torch", "numba"):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
 def needs(X: Any) -> list[tuple[str, str, bool]]:
     """What series ask of an estimator: sktime's tag, what it is about, whether they do."""
     unequal = isinstance(X, list)
@@ -183,21 +172,20 @@ def score(true: np.ndarray, predicted: Any, regression: bool) -> float:
     return float(np.mean(np.asarray(predicted).astype(str) == true.astype(str)))
 
 
-def is_done(out: Path, problem: str, name: str, seed: int) -> bool:
+def is_done(path: Path, estimator: Any) -> bool:
     """Whether a cell is finished, with the settings that its estimator has today."""
-    path = place(out, problem, name, seed)
-    return path.is_file() and json.loads(path.read_text())["settings"] == settings(make(problem, name, seed))
+    return path.is_file() and json.loads(path.read_text())["settings"] == settings(estimator)
 
 
 def run(cells: list[tuple[str, str, int]], out: Path) -> None:
     """Every cell that is not there yet."""
-    todo = [which for which in cells if not is_done(out, *which)]
+    todo = [which for which in cells if not is_done(place(out, *which), make(*which))]
     print(f"{len(cells) - len(todo)} of {len(cells)} cells are finished; they are kept in {out}", flush=True)
     began = time.perf_counter()
     for position, which in enumerate(todo):
         path = place(out, *which)
         with alone(path) as mine:
-            if not mine or is_done(out, *which):
+            if not mine or is_done(path, make(*which)):
                 continue
             done = cell(*which)
             write_text(path, json.dumps(done, indent=1) + "\n")
@@ -296,7 +284,7 @@ def tune(problems: list[str], candidates: list[str], out: Path) -> None:
                 estimator = maker(random_state=fold, **CANDIDATES[name])
                 done = {"problem": problem, "estimator": name, "seed": fold, "settings": settings(estimator)}
                 with alone(path) as mine:
-                    if not mine or (path.is_file() and json.loads(path.read_text())["settings"] == done["settings"]):
+                    if not mine or is_done(path, estimator):
                         continue
                     began = time.perf_counter()
                     with warnings.catch_warnings():

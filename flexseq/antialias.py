@@ -78,7 +78,7 @@ def max_frequency(
         sizes = [kernel_size] * len(limits) if isinstance(kernel_size, int) else list(kernel_size)
         if len(sizes) != len(limits) or min(sizes) < 1:
             raise InputError(f"max_frequency expected a kernel_size of at least 1 for {len(limits)} axes, got {kernel_size}")
-        limits = limits / torch.tensor([nyquist_frequency(size) if size > 1 else math.inf for size in sizes]).to(limits)
+        limits = limits / _nyquist_of(sizes).to(limits)
     return limits if per_axis else limits.max()
 
 
@@ -195,5 +195,9 @@ def _layer_limits(layer: ContinuousConv, sigma_cut: float, include_mask: bool, a
 def _nyquist(layer: ContinuousConv) -> Tensor:
     if layer.kernel_size is None:
         raise InputError(f"{type(layer).__name__} has no kernel size yet: give kernel_size, or an input first")
-    # On an axis of one tap a kernel is a constant, which has no frequency to alias.
-    return torch.tensor([nyquist_frequency(size) * layer.ratio if size > 1 else math.inf for size in layer.kernel_size])
+    return _nyquist_of(layer.kernel_size) * layer.ratio
+
+
+def _nyquist_of(sizes: Sequence[int]) -> Tensor:
+    """Of kernels of so many taps along each axis; on one of a single tap a kernel is a constant, which has no frequency to alias."""
+    return torch.tensor([nyquist_frequency(size) if size > 1 else math.inf for size in sizes])

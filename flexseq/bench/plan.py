@@ -86,13 +86,13 @@ def build(plan: Plan, dataset: Dataset) -> nn.Module:
         InputError: arguments that it does not take; kernels that cannot start below Nyquist, or pay for what they have above it.
     """
     model = build_network(plan.model, plan.network, dataset)
-    if plan.recipe.alias_penalty != "none":
+    if plan.recipe.alias_penalty != "none" or plan.recipe.start_below_nyquist:
         read_crops(list(model.modules()), dataset.shape[1:])  # layers that take their kernel's size from the first input
+    if plan.recipe.alias_penalty != "none":
         if not any(isinstance(module, ContinuousConv) for module in model.modules()):
             raise InputError(f"--penalty {plan.recipe.alias_penalty} expected a network of continuous kernels, got {plan.model}")
         alias_penalty(model, include_mask=plan.recipe.alias_penalty == "flexconv")
     if plan.recipe.start_below_nyquist:
-        read_crops(list(model.modules()), dataset.shape[1:])  # layers that take their kernel's size from the first input
         limit_frequencies(model)
     return model
 

@@ -25,7 +25,7 @@ TRANSFERRED = {
     "value_at_test_rate": "test {measure} at {test_rate:g} times the rate",
 }
 """Figures at another resolution than training's, before any fine-tuning."""
-PACKAGES = ("torch", "numpy", "pytorch-lightning", "torchmetrics", "scikit-learn", "torchaudio", "soundfile")
+PACKAGES = ("torch", "numpy", "pytorch-lightning", "torchmetrics", "scikit-learn", "sktime", "torchaudio", "soundfile")
 
 
 def confusion(predicted: torch.Tensor, true: torch.Tensor, num_classes: int) -> np.ndarray:
@@ -35,10 +35,10 @@ def confusion(predicted: torch.Tensor, true: torch.Tensor, num_classes: int) -> 
     return multiclass_confusion_matrix(predicted, true, num_classes).numpy()
 
 
-def versions() -> dict[str, str]:
-    """Of flexseq, Python and the packages that a result depends on, as far as they are installed."""
+def versions(*more: str) -> dict[str, str]:
+    """Of flexseq, Python and the packages that a result depends on (and `more`), as far as they are installed."""
     found = {"flexseq": flexseq.__version__, "python": platform.python_version()}
-    for package in PACKAGES:
+    for package in (*PACKAGES, *more):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

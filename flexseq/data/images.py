@@ -68,9 +68,9 @@ def load_images(name: str, *, folder: str | None = None, download: bool = False,
         base, download = data_dir(name), True
     else:
         base = Path(folder).expanduser() if download else existing_folder(folder)
-    for file, checksum in () if source.inside else source.files.items():  # read as they are, and so checked every time
-        for place in (base, base / name):
-            if _other_dataset(name, place) is None:
+    for place in () if source.inside else (base, base / name):  # files that are read as they are, and so checked every time
+        if _other_dataset(name, place) is None:
+            for file, checksum in source.files.items():
                 set_aside_if_altered(place / file, checksum)
     root = _found(name, base)
     if root is None:

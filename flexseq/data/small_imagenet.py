@@ -56,8 +56,9 @@ def imagenet_is_here(folder: str | None = None) -> bool:
 def _imagenet_archives(base: Path, size: int) -> tuple[list[Path], Path]:
     """Training archives in order, and the one of the validation images."""
     names = ["train_data.npz"] if size == 8 else [f"train_data_batch_{i}.npz" for i in range(1, 11)]
-    found = {path.name: path for path in sorted(base.rglob("*.npz")) if _npz_size(path) == size} if base.is_dir() else {}
-    for path in sorted(base.rglob("*.npz")) if base.is_dir() else []:
+    there = sorted(base.rglob("*.npz")) if base.is_dir() else []
+    found = {path.name: path for path in there if _npz_size(path) == size}
+    for path in there:
         if path.name in (*names, "val_data.npz") and not zipfile.is_zipfile(path):
             set_aside(path, "it is no whole zip file")
     missing = [name for name in (*names, "val_data.npz") if name not in found]

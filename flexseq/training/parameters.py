@@ -29,9 +29,9 @@ def param_groups(model: nn.Module, lr: float, mask_lr_scale: float = 0.1) -> lis
         >>> [(len(group["params"]), group["lr"]) for group in groups]
         [(58, 0.01), (4, 0.001)]
     """
-    widths = {id(p) for module in model.modules() if isinstance(module, NJetConv) for p in module.mask.parameters()}
-    masks = {id(p): p for module in model.modules() if isinstance(module, GaussianMask) for p in module.parameters()}
-    masks = {key: p for key, p in masks.items() if key not in widths}
+    widths = {module.mask for module in model.modules() if isinstance(module, NJetConv)}
+    found = [module for module in model.modules() if isinstance(module, GaussianMask) and module not in widths]
+    masks = {id(p): p for mask in found for p in mask.parameters()}
     others = [p for p in model.parameters() if id(p) not in masks]
     groups = [{"params": others, "lr": lr}]
     if masks:
