@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.signal
 import torch
+from conftest import relative
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -269,3 +270,18 @@ def test_outputs_do_not_depend_on_the_batch_they_are_in():
     together = basis_long_conv(x, basis, weight, causal=True)
     alone = torch.cat([basis_long_conv(one[None], basis, weight, causal=True) for one in x])
     assert ((together - alone).abs().max() / together.abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("channels", [2, 4, 8, 12, 16])
+def test_half_precision_is_right_for_few_channels_and_many_taps(channels, dtype):
+    """On CPUs with AMX oneDNN's own convolutions are not."""
+    torch.manual_seed(0)
+    for taps in ((8,), (16,), (40,), (64,), (3, 32), (16, 16)):
+        x, weight = torch.randn(2, channels, *(n + 9 for n in taps)), torch.randn(6, channels, *taps)
+        expected = long_conv(x.double(), weight.double(), method="direct")
+        y = long_conv(x.to(dtype), weight.to(dtype), method="direct")
+        assert y.dtype == dtype
+        assert relative(y.double(), expected) < 0.02
+        with torch.autocast("cpu", dtype):
+            assert relative(long_conv(x, weight, method="direct").double(), expected) < 0.02
