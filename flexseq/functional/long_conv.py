@@ -189,6 +189,10 @@ NARROW = 16
 """Input channels per group below which a CPU convolves bfloat16 directly in float32: on CPUs with AMX oneDNN 3.12, of torch 2.13 and
 2.14, gives wrong values in bfloat16 for 2 to 14 channels where a kernel's last axis has 8, 16, 32 or more taps (a multiple of these)."""
 
+SLOW_PADDING = 7
+"""Amount from which torch's CPU convolutions over two and three axes leave their fast path where they pad themselves, up to forty times
+slower for depthwise ones; over one axis a padded copy is always as fast or faster."""
+
 
 def _direct(x: Tensor, weight: Tensor, bias: Tensor | None, before: list[int], groups: int, *, context: int = 0) -> Tensor:
     """torch's convolution; the first `context` samples of the last axis stand where zeros would."""
@@ -199,7 +203,8 @@ def _direct(x: Tensor, weight: Tensor, bias: Tensor | None, before: list[int], g
             return _direct(wide[0], wide[1], wide[2], before, groups, context=context).to(dtype)  # type: ignore[arg-type]
     conv = (F.conv1d, F.conv2d, F.conv3d)[x.ndim - 3]
     after = [taps - 1 - first for taps, first in zip(weight.shape[2:], before, strict=True)]
-    if after == before and not context:
+    pads_fast = x.device.type != "cpu" or (x.ndim > 3 and max(after) < SLOW_PADDING)
+    if after == before and not context and pads_fast:
         return conv(x, weight, bias, padding=after, groups=groups)  # without a padded copy
     padding = [amount for pair in zip(reversed(before), reversed(after), strict=True) for amount in pair]
     padding[0] -= context
