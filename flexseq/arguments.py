@@ -55,6 +55,24 @@ def arguments_of(module: object) -> dict[str, Any]:
     return arguments
 
 
+def record_conversion(module: object, caller: str, options: dict[str, Any]) -> None:
+    """Remember that a function of `flexseq.surgery` changed a module's layers, so that it can be done again when it is loaded."""
+    module.__dict__["_conversions"] = [*module.__dict__.get("_conversions", []), [caller, _as_data(options)]]
+
+
+def conversions_of(module: object) -> list[list[Any]]:
+    """What `record_conversion` remembers of a module, as JSON: names of functions and their options.
+
+    Raises:
+        InputError: an option that cannot be written down.
+    """
+    conversions = module.__dict__.get("_conversions", [])
+    for caller, options in conversions:
+        if isinstance(options, str):
+            raise InputError(f"{type(module).__name__} was converted by {caller}, which nobody could do again: {options}")
+    return conversions
+
+
 def build(name: str, arguments: dict[str, Any]) -> Any:
     """An object of the class called `name`, as `arguments_of` recorded it."""
     if name not in BUILDABLE:

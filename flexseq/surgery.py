@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from flexseq.arguments import BUILDABLE, record_conversion
 from flexseq.errors import InputError, unknown_name
 from flexseq.kernels import KERNELS, KernelFactory
 from flexseq.nn.cfconv import CFConv1d, CFConv2d
@@ -142,7 +144,8 @@ def to_niff(
         point = type(conv)(conv.in_channels, conv.out_channels, 1, groups=conv.groups, bias=has_bias)
         return nn.Sequential(_initialised(first, init), _initialised(point, init))
 
-    return _convert(model, replace, "to_niff", ndims=(1, 2), only=only)
+    given = {"size": size, "full": full, "bias": bias, "linear": linear, "padding": padding, "init": init, "only": only}
+    return _convert(model, replace, "to_niff", given, ndims=(1, 2))
 
 
 def to_separable(model: nn.Module, *, bias: bool = False, only: Only = None) -> tuple[nn.Module, Report]:
@@ -171,7 +174,7 @@ def to_separable(model: nn.Module, *, bias: bool = False, only: Only = None) -> 
         point = type(conv)(conv.in_channels, conv.out_channels, 1, groups=conv.groups, bias=bias and conv.bias is not None)
         return nn.Sequential(depthwise, point)
 
-    return _convert(model, replace, "to_separable", ndims=(1, 2, 3), only=only, depthwise=False)
+    return _convert(model, replace, "to_separable", {"bias": bias, "only": only}, ndims=(1, 2, 3), depthwise=False)
 
 
 def to_flexconv(
@@ -216,7 +219,7 @@ def to_flexconv(
         layer: Any = {1: FlexConv1d, 2: FlexConv2d, 3: FlexConv3d}[len(conv.kernel_size)]
         return layer(conv.in_channels, conv.out_channels, kernel_size, groups=conv.groups, bias=bias and conv.bias is not None, **given)
 
-    return _convert(model, replace, "to_flexconv", ndims=(1, 2, 3), only=only)
+    return _convert(model, replace, "to_flexconv", {"kernel_size": kernel_size, "bias": bias, "only": only, **given}, ndims=(1, 2, 3))
 
 
 def to_cfconv(
@@ -231,7 +234,7 @@ def to_cfconv(
         positions: drawn in every step, by each layer; one that has fewer takes all, with a warning.
         bias: keep the biases of converted convolutions (they start at 0).
         only: convert no others than modules with such names: a regular expression or a function.
-        options: further ones of CFConv, see `flexseq.CFConv2d`.
+        options: further ones of CFConv, see `flexseq.CFConv2d`; a `seed` is the first layer's, counted up for the others.
 
     Returns:
         The new model and a report.
@@ -242,20 +245,30 @@ def to_cfconv(
 
     _check_options("to_cfconv", CFConv2d, options)
 
+    seeds = itertools.count()
+
     def replace(conv: Any) -> nn.Module:
         layer: Any = {1: CFConv1d, 2: CFConv2d}[len(conv.kernel_size)]
         given = {"groups": conv.groups, "bias": bias and conv.bias is not None, "positions": positions, "at_most": True, **options}
+        if given.get("seed") is not None:
+            given["seed"] += next(seeds)  # alike layers are not to start alike
         return layer(conv.in_channels, conv.out_channels, **given)
 
-    return _convert(model, replace, "to_cfconv", ndims=(1, 2), only=only)
+    return _convert(model, replace, "to_cfconv", {"positions": positions, "bias": bias, "only": only, **options}, ndims=(1, 2))
 
 
 def _convert(
-    model: nn.Module, replace: Callable[[Any], nn.Module], caller: str, *, ndims: tuple[int, ...], only: Only, depthwise: bool = True
+    model: nn.Module,
+    replace: Callable[[Any], nn.Module],
+    caller: str,
+    given: dict[str, Any],
+    *,
+    ndims: tuple[int, ...],
+    depthwise: bool = True,
 ) -> tuple[nn.Module, Report]:
     if not isinstance(model, nn.Module):
         raise InputError(f"{caller} expected a torch.nn.Module, got {type(model).__name__}")
-    chosen = _chooser(only)
+    chosen = _chooser(given["only"])
     new = copy.deepcopy(model)
     rows: list[Replacement] = []
     made: dict[int, nn.Module] = {}
@@ -281,6 +294,13 @@ def _convert(
                 module._modules[child_name] = made[id(child)]
     if id(new) in made:
         new = made[id(new)]
+    elif type(new) in BUILDABLE.values():
+        record_conversion(new, caller, given)
+    for name, part in new.named_modules():  # one of flexseq's networks within: its own arguments do not make it any more
+        if name and type(part) in BUILDABLE.values() and part not in made.values() and any(m in made.values() for m in part.modules()):
+            part.__dict__["_arguments"] = (
+                f"{type(part).__name__} was converted as part of {type(new).__name__}; save its state_dict instead"
+            )
     return new, Report(rows, _count(model), _count(new))
 
 
@@ -363,3 +383,12 @@ def _chooser(only: Only) -> Callable[[str], bool]:
 
 def _count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters() if not isinstance(parameter, nn.UninitializedParameter))
+
+
+CONVERSIONS: dict[str, Callable[..., tuple[nn.Module, Report]]] = {
+    "to_niff": to_niff,
+    "to_separable": to_separable,
+    "to_flexconv": to_flexconv,
+    "to_cfconv": to_cfconv,
+}
+"""What `flexseq.load` does again to a network that was converted."""

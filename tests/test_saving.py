@@ -1,5 +1,6 @@
 """Files of weights and constructor arguments."""
 
+import copy
 import functools
 import json
 
@@ -90,3 +91,42 @@ def test_mixed_dtypes_are_kept(tmp_path):
     assert loaded.head.weight.dtype == torch.bfloat16
     assert loaded.blocks[0].norm1.weight.dtype == torch.float32
     assert loaded.head.weight.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("convert", "options"),
+    [
+        (fs.to_niff, {"size": "small", "only": r"blocks\.1"}),
+        (fs.to_flexconv, {"kernel_size": 9, "kernel": functools.partial(fs.kernels.SIREN, omega_0=12.5)}),
+        (fs.to_cfconv, {"positions": 50}),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_converted_network_comes_back(convert, options, tmp_path):
+    model, _ = convert(fs.CIFARResNet(depth=8), **options)
+    x = torch.randn(1, 3, 8, 8)
+    expected = model.eval()(x)
+    fs.save(copy.deepcopy(model), tmp_path / "m.safetensors")
+    other = fs.load(tmp_path / "m.safetensors")
+    assert torch.equal(other(x), expected)
+    fs.save(other, tmp_path / "again.safetensors")
+    assert torch.equal(fs.load(tmp_path / "again.safetensors")(x), expected)
+
+
+def test_a_network_converted_twice_comes_back(tmp_path):
+    model, _ = fs.to_niff(fs.CIFARResNet(depth=8), size="small", only="^blocks.0")
+    model, _ = fs.to_flexconv(model, kernel_size=9)
+    x = torch.randn(1, 3, 8, 8)
+    expected = model.eval()(x)
+    fs.save(model, tmp_path / "m.safetensors")
+    assert torch.equal(fs.load(tmp_path / "m.safetensors")(x), expected)
+
+
+def test_conversions_that_cannot_be_repeated_are_refused(tmp_path):
+    model, _ = fs.to_niff(fs.CIFARResNet(depth=8), size="small", only=lambda name: "0" in name)
+    with pytest.raises(fs.InputError, match="CIFARResNet was converted by to_niff, which nobody could do again: cannot save the argument"):
+        fs.save(model, tmp_path / "m.safetensors")
+    model, _ = fs.to_niff(torch.nn.Sequential(fs.CIFARResNet(depth=8)), size="small")
+    with pytest.raises(fs.InputError, match="CIFARResNet was converted as part of Sequential"):
+        fs.save(model[0], tmp_path / "m.safetensors")
+    assert not list(tmp_path.iterdir())
