@@ -11,8 +11,8 @@ from conftest import Golden, relative
 from torch import nn
 
 import flexseq as fs
-from flexseq.functional.circular_conv import circular_conv, half_grid, mirrored, resample
-from flexseq.nn.frequency import ComplexBatchNorm, FLCPool1d, FLCPool2d, FrequencyAvgPool, FrequencyLinear
+from flexseq.functional.circular_conv import circular_conv, half_grid, mirrored, of_real, resample
+from flexseq.nn.frequency import ComplexBatchNorm, FLCPool1d, FLCPool2d, FrequencyAvgPool, FrequencyFLCPool, FrequencyLinear
 from flexseq.positions import bin_frequencies
 
 
@@ -344,6 +344,46 @@ def test_pooling_removes_what_would_alias():
     high = torch.cos(2 * torch.pi * 6 * t)[None, None]
     assert high[..., ::2].abs().max() > 0.5
     assert FLCPool1d()(high).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("grid", [(8, 8), (7, 10), (6, 9), (5, 7), (1, 2)], ids=str)
+def test_pooling_a_spectrum_is_pooling_in_space(grid):
+    x = torch.randn(2, 3, *grid, dtype=torch.float64)
+    pool = FrequencyFLCPool(grid)
+    spectrum = of_real(pool(torch.fft.rfftn(x, dim=(2, 3), norm="forward")), pool.pooled_grid)
+    y = torch.fft.irfftn(spectrum, s=pool.pooled_grid, dim=(2, 3), norm="forward")
+    assert torch.allclose(y, FLCPool2d()(x), atol=1e-12)
+
+
+def test_pools_take_their_own_domain_alone():
+    x = torch.randn(1, 2, 8, 8)
+    with pytest.raises(fs.InputError, match=r"FLCPool2d expected real samples, got torch\.complex64; FrequencyFLCPool takes spectra"):
+        FLCPool2d()(torch.fft.rfft2(x))
+    with pytest.raises(fs.InputError, match=r"half spectra of shape \(8, 5\), got \(8, 8\)"):
+        FrequencyFLCPool((8, 8))(torch.complex(x, x))
+    with pytest.raises(fs.InputError, match="complex spectrum"):
+        FrequencyFLCPool((8, 8))(x)
+
+
+@pytest.mark.parametrize("size", [7, 8])
+@pytest.mark.parametrize("ratio", [2, 3])
+def test_circular_padding_at_another_resolution(size, ratio):
+    """A band-limited signal sampled more finely; an even one, padded, is whole periods, and gives the same at the old samples."""
+    layer = fs.NIFFConv1d(1, 1, size, padding="circular").double().eval()
+    coarse = torch.randn(1, 1, size, dtype=torch.float64)
+    if size % 2 == 0:  # without the highest frequency, which an even grid cannot tell from its opposite
+        spectrum = torch.fft.rfft(coarse)
+        spectrum[..., -1] = 0
+        coarse = torch.fft.irfft(spectrum, n=size)
+    fine = resample(coarse, (size * ratio,))
+    expected = layer(coarse)
+    with fs.set_resolution(layer, ratio), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        y = layer(fine)
+    assert layer.sample_kernel().shape[2] == size + 2 * (size // 2)
+    assert y.shape[2] == size * ratio
+    if size % 2 == 0:
+        assert relative(y[..., ::ratio], expected) < 1e-9
 
 
 def test_average_pool_of_a_spectrum():

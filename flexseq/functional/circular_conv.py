@@ -59,7 +59,7 @@ def circular_conv(x: Tensor, spectrum: Tensor, bias: Tensor | None = None, *, gr
         _by_matrices if _is_depthwise(spectrum.shape[0], spectrum.shape[1], groups) and math.prod(grid) <= SMALL else _CircularConv.apply
     )
     with torch.autocast(x.device.type, enabled=False):
-        y = convolve(x.to(dtype), spectrum.to(dtype.to_complex()), groups)
+        y = convolve(x.to(dtype), spectrum.to(torch.complex128 if dtype == torch.float64 else torch.complex64), groups)
         if bias is not None:
             y = y + bias.to(dtype).view(-1, *[1] * len(grid))
     if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:

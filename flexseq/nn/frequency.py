@@ -1,8 +1,10 @@
 """What stands beside NIFF layers in networks that stay in the frequency domain.
 
-A spectrum is a complex (batch, channels, *half), torch.fft.rfftn(x, dim=grid axes, norm="forward"): its first bin is the mean.
+A spectrum is a complex (batch, channels, *half), torch.fft.rfftn(x, dim=grid axes, norm="forward"): its first bin is the mean. A depthwise
+NIFF layer applies to it as `spectrum * layer.sample_spectrum()[:, 0]`.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -10,11 +12,13 @@ from torch import Tensor, nn
 
 from flexseq.arguments import records_arguments
 from flexseq.errors import InputError
-from flexseq.functional.circular_conv import resample
+from flexseq.functional.circular_conv import checked_grid, half_grid, resample, resize_spectrum
 
 
 class FLCPool(nn.Module):
     """Downsample by two without aliasing: the low half of the spectrum is kept, (batch, channels, *grid) -> half the grid, rounded up.
+
+    From space to space; `FrequencyFLCPool` is the same on spectra.
 
     Source:
         Grabinski et al. 2022, "FrequencyLowCut Pooling".
@@ -32,6 +36,8 @@ class FLCPool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim != self.ndim + 2:
             raise InputError(f"{type(self).__name__} expected shape (batch, channels, and {self.ndim} more), got {tuple(x.shape)}")
+        if not x.is_floating_point():
+            raise InputError(f"{type(self).__name__} expected real samples, got {x.dtype}; FrequencyFLCPool takes spectra")
         return resample(x, [(size + 1) // 2 for size in x.shape[2:]])
 
 
@@ -45,6 +51,35 @@ class FLCPool1d(FLCPool):
 class FLCPool2d(FLCPool):
     __doc__ = FLCPool.__doc__
     ndim = 2
+
+
+@records_arguments
+class FrequencyFLCPool(nn.Module):
+    """Downsample by two without aliasing, on spectra: (batch, channels, *half of grid) -> that of half the grid, rounded up.
+
+    Args:
+        grid: of the signals whose spectra come, which a half spectrum alone does not tell.
+
+    Source:
+        Grabinski et al. 2022, "FrequencyLowCut Pooling".
+
+    Example:
+        >>> x = torch.randn(2, 3, 8, 9)
+        >>> spectrum = FrequencyFLCPool((8, 9))(torch.fft.rfftn(x, dim=(2, 3), norm="forward"))
+        >>> torch.allclose(torch.fft.irfftn(spectrum, s=(4, 5), dim=(2, 3), norm="forward"), FLCPool2d()(x), atol=1e-6)
+        True
+    """
+
+    def __init__(self, grid: Sequence[int]):
+        super().__init__()
+        self.grid = checked_grid(grid, len(grid))
+        self.pooled_grid = tuple((size + 1) // 2 for size in self.grid)
+
+    def forward(self, spectrum: Tensor) -> Tensor:
+        _check(self, spectrum)
+        if tuple(spectrum.shape[2:]) != half_grid(self.grid):
+            raise InputError(f"FrequencyFLCPool expected half spectra of shape {half_grid(self.grid)}, got {tuple(spectrum.shape[2:])}")
+        return resize_spectrum(spectrum, self.grid, self.pooled_grid)
 
 
 @records_arguments
@@ -77,7 +112,7 @@ class FrequencyLinear(nn.Module):
         bias: whether a constant is added to each output channel.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, bias: bool = True):
+    def __init__(self, in_channels: int, out_channels: int, *, bias: bool = True):
         super().__init__()
         linear = nn.Linear(in_channels, out_channels, bias=bias)
         self.weight, self.bias = linear.weight, linear.bias

@@ -81,6 +81,11 @@ class ConvLayer(nn.Module):
             raise InputError(f"{type(self).__name__} expected kernel_size to be 1 or more, for {self.ndim} axes, got {kernel_size!r}")
         return size
 
+    def _fits(self, grid: Sequence[int], own: Sequence[int]) -> bool:
+        """Whether inputs are of the size that the kernel is for; at another ratio than 1 nearly, since strides round."""
+        near = 0 if self.ratio == 1 else math.ceil(self.ratio)
+        return all(abs(a - b) <= near for a, b in zip(grid, own, strict=True))
+
     def train(self, mode: bool = True) -> "ConvLayer":
         if mode:
             self._kept = None

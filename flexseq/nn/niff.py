@@ -111,7 +111,8 @@ class NIFFConv(ConvLayer):
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve. In eval mode without gradients, on a CPU, the spectrum is kept from call to call, until a parameter changes.
+        """Convolve. In eval mode without gradients, on a CPU, the spectrum (the kernel, where `linear`) is kept from call to call, until
+        a parameter changes; on a GPU it is made anew, since finding out would make the host wait.
 
         Args:
             x: (batch, in_channels, *grid).
@@ -130,7 +131,7 @@ class NIFFConv(ConvLayer):
         if self.kernel_size is None:
             self.kernel_size = tuple(int(n) for n in grid)
         if not torch.compiler.is_compiling():
-            self._say_size(x.shape[2:])
+            self._say_size(grid)
         if self.linear:
             return long_conv(x, self._kept_or_made(self._own_grid()).to(x.dtype), self.bias, groups=self.groups)
         y = circular_conv(x, self._kept_or_made(x.shape[2:]), self.bias, groups=self.groups)
@@ -230,14 +231,14 @@ class NIFFConv(ConvLayer):
     def _padded(self, x: Tensor) -> Tensor:
         if self.padding is None:
             return x
-        amounts = [size // 2 for size in reversed(x.shape[2:]) for _ in range(2)]
+        # As much of the image as in training: half its samples there, rounded down.
+        amounts = [round(self.ratio * (round(size / self.ratio) // 2)) for size in reversed(x.shape[2:]) for _ in range(2)]
         return F.pad(x, amounts, mode=PADDINGS[self.padding])
 
     def _say_size(self, grid: Sequence[int]) -> None:
         size = tuple(int(n) for n in grid)
-        own = self._own_grid()
-        near = 0 if self.ratio == 1 else 2 * max(1.0, self.ratio)  # strides round
-        if size in self._said or all(abs(a - b) <= near for a, b in zip(size, own, strict=True)):
+        own = tuple(max(1, round(n * self.ratio)) for n in self.known_size())
+        if size in self._said or self._fits(size, own):
             return
         self._said.add(size)
         sizes = ["x".join(map(str, one)) for one in (own, size)]
