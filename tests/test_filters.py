@@ -11,6 +11,7 @@ from torch import nn
 
 import flexseq as fs
 from flexseq.analysis.filters import (
+    Filters,
     by_stage,
     component_table,
     effective_size,
@@ -24,6 +25,7 @@ from flexseq.analysis.filters import (
     table,
 )
 from flexseq.analysis.report import load_model, write_report
+from flexseq.models.causal_conv import CausalConv1d
 
 
 def test_mass_ratio_by_hand():
@@ -54,6 +56,46 @@ def test_gaussians_come_back():
     kernels = torch.cat([kernels, torch.zeros(1, 21, 21, dtype=torch.float64)])
     found = gaussian_sigmas(kernels)
     assert sorted([round(s, 3), round(w, 3)] for s, w in found.tolist()) == [[1.5, 3.0], [2.0, 1.0]]
+
+
+def test_gaussians_that_end_at_a_bound_are_left_out():
+    flat = torch.ones(1, 5, 5)  # the nearest Gaussian is as wide as it may be
+    assert gaussian_sigmas(flat).shape == (0, 2)
+    assert np.isnan(sigma_table({"a": Filters("a", "Conv2d", flat, flat)})[0]["ratio"])
+
+
+def test_ratios_of_sigmas_do_not_favour_an_axis():
+    t = torch.arange(-8, 9, dtype=torch.float64)
+    wide = torch.stack([torch.exp(-0.5 * (t[:, None] / s) ** 2 - 0.5 * (t / w) ** 2) for s, w in ((1.0, 2.0), (2.0, 1.0), (1.5, 1.5))])
+    (row,) = sigma_table({"a": Filters("a", "Conv2d", wide, wide)})
+    assert abs(row["ratio"] - 1) < 1e-3
+    assert abs(row["ratio_low"] - 0.75) < 1e-3
+    assert abs(row["ratio_high"] - 1.5) < 1e-3
+
+
+def test_causal_kernels_are_measured_from_their_present_tap():
+    model = fs.TCN(1, 2, depth=1, width=2, kernel_size=4)
+    for module in model.modules():
+        if isinstance(module, CausalConv1d):
+            with torch.no_grad():
+                module.weight.zero_()
+                module.weight[..., -1] = 1
+    for one in spatial_filters(model):
+        assert effective_size(one.kernels).tolist() == [1] * len(one.kernels)
+
+
+def test_layers_without_weights_are_named():
+    with pytest.raises(fs.InputError, match="LazyConv2d has no weights yet"):
+        spatial_filters(nn.LazyConv2d(4, 3))
+
+
+def test_the_report_tells_kinds_of_kernels_apart(tmp_path):
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), fs.NIFFConv2d(4, 4, 12, groups=4))
+    with torch.no_grad():
+        model[0].weight.fill_(1.0)
+    text = write_report(model, tmp_path).read_text()
+    assert "of 13 samples (NIFFConv2d, 4 kernels), 3.0 of 3 samples (Conv2d, 4 kernels)." in text
+    assert "Kernels are cut to 5 samples" in write_report(model, tmp_path, size=5).read_text()
 
 
 def test_components_are_an_svds():

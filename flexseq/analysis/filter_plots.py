@@ -88,7 +88,7 @@ def plot_spectrum_components(stages: Mapping[str, Filters], count: int = COMPONE
 
 
 def plot_sigma_ratios(rows: list[dict[str, Any]]) -> "Figure":
-    """The ratio of fitted Gaussians' widths, across to down, of each stage: 1 for filters as wide as they are high.
+    """The ratio of fitted Gaussians' widths, across to down, of each stage, median and quartiles: 1 for filters as wide as they are high.
 
     Args:
         rows: of `sigma_table`.
@@ -101,8 +101,12 @@ def plot_sigma_ratios(rows: list[dict[str, Any]]) -> "Figure":
     figure = Figure(figsize=(max(4, 1 + 0.9 * len(rows)), 3.2), layout="constrained")
     axis = figure.subplots()
     positions = list(range(len(rows)))
-    axis.errorbar(positions, [row["ratio"] for row in rows], [row["ratio_std"] for row in rows], fmt="o", capsize=4)
+    ratios = [row["ratio"] for row in rows]
+    below = [row["ratio"] - row["ratio_low"] for row in rows]
+    above = [row["ratio_high"] - row["ratio"] for row in rows]
+    axis.errorbar(positions, ratios, [below, above], fmt="o", capsize=4)
     axis.axhline(1, color="tab:red", linestyle="--", linewidth=1)
+    axis.set_yscale("log")
     axis.set(xticks=positions, ylabel="sigma across / sigma down")
     axis.set_xticklabels([row["stage"] for row in rows], rotation=30, ha="right", fontsize=7)
     axis.grid(alpha=0.3)

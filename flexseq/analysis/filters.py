@@ -10,13 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flexseq.errors import InputError
+from flexseq.models.causal_conv import CausalConv1d
 from flexseq.nn.cfconv import CFConv
 from flexseq.nn.continuous import ContinuousConv
 from flexseq.nn.niff import NIFFConv
 from flexseq.positions import taps_around
 
 FITTED = 40
-"""Kernels of a stage to which Gaussians are fitted, the heaviest ones."""
+"""Kernels of a stage to which Gaussians are fitted, evenly chosen."""
 DECOMPOSED = 4096
 """Kernels of a stage whose principal components are taken, evenly chosen."""
 
@@ -57,7 +58,7 @@ def spatial_filters(model: nn.Module, size: int | None = None) -> list[Filters]:
         size: samples along every axis: kernels are cut or padded with zeros; odd. By default each layer's own.
 
     Raises:
-        InputError: an even size, or one below 1; a layer that has not seen an input yet and so has no size.
+        InputError: an even size, or one below 1; a layer that has not seen an input yet and so has no size, or no weights.
     """
     if size is not None and (size < 1 or size % 2 == 0):
         raise InputError(f"size expected an odd number of samples, so that one is in the middle, got {size}")
@@ -146,10 +147,11 @@ def gaussian_sigmas(kernels: Tensor, most: int = FITTED) -> Tensor:
 
     Args:
         kernels: (kernels, *grid).
-        most: fit to so many, the heaviest ones.
+        most: fit to so many, evenly chosen among those with any mass.
 
     Returns:
-        (fitted, ndim), in samples; rows where nothing fits are left out, kernels of zeros among them.
+        (fitted, ndim), in samples; kernels where nothing fits are left out, such as those whose nearest Gaussian is of no size between a
+        tenth of a sample and four times the grid.
 
     Source:
         NIFF, appendix A: "Non-square kernels".
@@ -158,8 +160,9 @@ def gaussian_sigmas(kernels: Tensor, most: int = FITTED) -> Tensor:
     from scipy.optimize import curve_fit
 
     ndim = kernels.ndim - 1
-    masses = kernels.abs().flatten(1).sum(1)
-    order = masses.argsort(descending=True)[:most]
+    kernels = kernels.detach()
+    kernels = kernels[kernels.abs().flatten(1).sum(1) > 0]
+    kernels = kernels[:: max(1, -(-len(kernels) // most))]
     grids = np.stack(np.meshgrid(*[np.arange(n) - n // 2 for n in kernels.shape[1:]], indexing="ij")).reshape(ndim, -1).astype(float)
 
     def gaussian(points: Any, height: float, *rest: float) -> Any:
@@ -167,10 +170,8 @@ def gaussian_sigmas(kernels: Tensor, most: int = FITTED) -> Tensor:
         return height * np.exp(-0.5 * (((points - centre[:, None]) / sigma[:, None]) ** 2).sum(0))
 
     found = []
-    for position in order.tolist():
-        values = kernels[position].abs().flatten().double().numpy()
-        if not values.sum() > 0:
-            continue
+    for kernel in kernels:
+        values = kernel.abs().flatten().double().numpy()
         weights = values / values.sum()
         centre = (grids * weights).sum(1)
         sigma = np.sqrt(((grids - centre[:, None]) ** 2 * weights).sum(1)).clip(0.3)
@@ -181,7 +182,9 @@ def gaussian_sigmas(kernels: Tensor, most: int = FITTED) -> Tensor:
             best, _ = curve_fit(gaussian, grids, values, p0=[values.max(), *centre, *sigma], bounds=(low, high), max_nfev=200)
         except (RuntimeError, ValueError):  # no convergence; infinite values
             continue
-        found.append(best[1 + ndim :])
+        sigma = best[1 + ndim :]
+        if (sigma > 1.01 * 0.1).all() and (sigma < 0.99 * 4 * largest).all():  # else it ended where it was not let further
+            found.append(sigma)
     return torch.tensor(np.array(found)).reshape(len(found), ndim)
 
 
@@ -199,7 +202,7 @@ def principal_components(values: Tensor, count: int = 9) -> tuple[Tensor, Tensor
     from sklearn.decomposition import PCA
 
     step = max(1, -(-len(values) // DECOMPOSED))
-    rows = values[::step].flatten(1).double().numpy()
+    rows = values[::step].detach().flatten(1).double().numpy()
     if len(rows) < 2 or not np.ptp(rows, 0).any():
         return values.new_zeros(0, *values.shape[1:]), values.new_zeros(0)
     pca = PCA(min(count, *rows.shape), random_state=0).fit(rows)
@@ -292,23 +295,26 @@ def component_table(stages: Mapping[str, Filters], count: int = 9) -> list[dict[
 
 
 def sigma_table(stages: Mapping[str, Filters]) -> list[dict[str, Any]]:
-    """One row for each stage: the ratio of a fitted Gaussian's widths, across to down, its mean, spread and number; 2-D ones alone."""
+    """One row for each stage: the ratio of a fitted Gaussian's widths, across to down, in 2-D; medians, and the ratio's quartiles.
+
+    Returns:
+        Dicts of `stage`, `fitted` (how many), `ratio`, `ratio_low`, `ratio_high`, `sigma_rows` and `sigma_columns`; NaN where none fitted.
+    """
     rows = []
     for name, one in stages.items():
         if one.kernels.ndim != 3 or min(one.grid) < 3:
             continue
         sigmas = gaussian_sigmas(one.kernels)
-        ratios = sigmas[:, 1] / sigmas[:, 0]
-        rows.append(
-            {
-                "stage": name,
-                "fitted": len(sigmas),
-                "ratio": float(ratios.mean()) if len(ratios) else float("nan"),
-                "ratio_std": float(ratios.std()) if len(ratios) > 1 else 0.0,
-                "sigma_rows": float(sigmas[:, 0].mean()) if len(ratios) else float("nan"),
-                "sigma_columns": float(sigmas[:, 1].mean()) if len(ratios) else float("nan"),
-            }
-        )
+        row: dict[str, Any] = {"stage": name, "fitted": len(sigmas)}
+        for key, values, at in (
+            ("ratio", sigmas[:, 1] / sigmas[:, 0], 0.5),
+            ("ratio_low", sigmas[:, 1] / sigmas[:, 0], 0.25),
+            ("ratio_high", sigmas[:, 1] / sigmas[:, 0], 0.75),
+            ("sigma_rows", sigmas[:, 0], 0.5),
+            ("sigma_columns", sigmas[:, 1], 0.5),
+        ):
+            row[key] = float(values.quantile(at)) if len(values) else float("nan")
+        rows.append(row)
     return rows
 
 
@@ -323,13 +329,16 @@ def _sampled(module: nn.Module) -> tuple[Tensor, list[int]] | None:
         kernel = module.sample_kernel()
         return kernel, [(size - 1) // 2 for size in kernel.shape[2:]]
     if isinstance(module, nn.Conv1d | nn.Conv2d):
-        kernel = module.weight
+        if isinstance(module.weight, nn.UninitializedParameter):
+            raise InputError(f"{type(module).__name__} has no weights yet: give it an input first")
+        causal = isinstance(module, CausalConv1d)
+        kernel = module.kernel() if isinstance(module, CausalConv1d) else module.weight
         for axis, dilation in enumerate(module.dilation, start=2):
             if dilation > 1:
                 spread = kernel.new_zeros(*kernel.shape[:axis], (kernel.shape[axis] - 1) * dilation + 1, *kernel.shape[axis + 1 :])
                 spread.index_copy_(axis, torch.arange(kernel.shape[axis], device=kernel.device) * dilation, kernel)
                 kernel = spread
-        return kernel, [(size - 1) // 2 for size in kernel.shape[2:]]
+        return kernel, [size - 1 if causal else (size - 1) // 2 for size in kernel.shape[2:]]
     return None
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from flexseq.analysis import filter_plots
-from flexseq.analysis.filters import by_stage, sigma_table, spatial_filters, stage_of, table
+from flexseq.analysis.filters import FITTED, by_stage, sigma_table, spatial_filters, stage_of, table
 from flexseq.analysis.masks import masks_over_depth
 from flexseq.errors import InputError
 from flexseq.files import write_text
@@ -58,13 +58,12 @@ def write_report(model: nn.Module, folder: str | Path, *, title: str = "", size:
         stages = by_stage(filters, lambda layer: "kernels")  # told apart by their grids
     rows = table(filters)
     kernels = sum(row["kernels"] for row in rows)
-    there = [row for row in rows if not math.isnan(row["size"])]
-    size = sum(row["size"] * (row["kernels"] - row["zeros"]) for row in there) / max(1, sum(row["kernels"] - row["zeros"] for row in there))
+    cut = "" if size is None else f" Kernels are cut to {size} samples, or filled up with zeros, and shares are of what is left."
     parameters = sum(p.numel() for p in model.parameters())
     parts = [
         f"<h1>{html.escape(title or type(model).__name__)}</h1>",
         f"<p>{len(filters)} layers with {kernels:,} kernels of more than one tap; {parameters:,} parameters. "
-        f"On average 95 % of a kernel's mass lies within a square of {size:.1f} samples.</p>",
+        f"On average 95 % of a kernel's mass lies within {_sizes(rows)}.{cut}</p>",
         "<h2>How large are the kernels?</h2>",
         _image(filter_plots.plot_mass(stages), "share of the mass over the size of a centred square"),
         '<p class="note">The share of the sum of absolute values within centred squares; mean and standard deviation over the kernels of '
@@ -89,10 +88,11 @@ def write_report(model: nn.Module, folder: str | Path, *, title: str = "", size:
             _image(filter_plots.plot_sigma_ratios(sigmas), "ratio of widths"),
             _table(
                 sigmas,
-                ("stage", "fitted", "sigma_rows", "sigma_columns", "ratio", "ratio_std"),
-                ("stage", "kernels", "sigma down", "sigma across", "across / down", "±"),
+                ("stage", "fitted", "sigma_rows", "sigma_columns", "ratio", "ratio_low", "ratio_high"),
+                ("stage", "kernels", "sigma down", "sigma across", "across / down", "a quarter is below", "a quarter is above"),
             ),
-            '<p class="note">Gaussians fitted to the absolute values of the heaviest kernels of each stage, in samples.</p>',
+            f'<p class="note">Gaussians fitted to the absolute values of up to {FITTED} kernels of each stage, evenly chosen: medians, in '
+            "samples, and quartiles.</p>",
         ]
     parts += [
         "<h2>Principal components of the spectra</h2>",
@@ -128,6 +128,20 @@ def load_model(path: str | Path) -> nn.Module:
         where = "a folder of a run holds model.safetensors once it is finished" if path.is_dir() else "no such file"
         raise InputError(f"{path}: {where}")
     return load(file)
+
+
+def _sizes(rows: list[dict[str, Any]]) -> str:
+    """The mean effective size of the kernels of each kind and grid, the largest first, as part of a sentence."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        if not math.isnan(row["size"]):
+            groups.setdefault((row["kind"], row["grid"]), []).append(row)
+    parts = []
+    for (kind, grid), members in sorted(groups.items(), key=lambda item: -math.prod(map(int, item[0][1].split("x")))):
+        count = sum(row["kernels"] - row["zeros"] for row in members)
+        size = sum(row["size"] * (row["kernels"] - row["zeros"]) for row in members) / count
+        parts.append(f"{size:.1f} of {grid.split('x')[-1]} samples ({html.escape(kind)}, {count:,} kernels)")
+    return ", ".join(parts[:6]) + (", ..." if parts[6:] else "") if parts else "no samples: all kernels are 0"
 
 
 def _numbers(values: object) -> Sequence[float]:

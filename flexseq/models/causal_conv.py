@@ -18,8 +18,11 @@ class CausalConv1d(nn.Conv1d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in_channels, length) -> (batch, out_channels, length)."""
-        weight = self.weight
-        if self.weight_g is not None:
-            weight = weight * (self.weight_g / weight.norm(dim=(1, 2), keepdim=True))
         left = (self.kernel_size[0] - 1) * self.dilation[0]
-        return F.conv1d(F.pad(x, (left, 0)), weight, self.bias, dilation=self.dilation)
+        return F.conv1d(F.pad(x, (left, 0)), self.kernel(), self.bias, dilation=self.dilation)
+
+    def kernel(self) -> Tensor:
+        """The kernel as it is applied, its last tap the present one: (out_channels, in_channels, kernel_size)."""
+        if self.weight_g is None:
+            return self.weight
+        return self.weight * (self.weight_g / self.weight.norm(dim=(1, 2), keepdim=True))
