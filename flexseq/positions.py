@@ -111,19 +111,18 @@ def in_band(frequencies: Tensor, kernel_size: Sequence[int]) -> Tensor:
     return (frequencies.abs() <= half.view(-1, *[1] * (frequencies.ndim - 1)) + 1e-4).all(0)
 
 
-def unit_coordinates(positions: Tensor, sizes: Sequence[int], *, dtype: torch.dtype) -> tuple[Tensor, list[Tensor]]:
-    """Where places in a flattened array lie along its axes: in [0, 1], (n, axes), and as indices, (n,) for each axis.
+def unit_coordinates(positions: Tensor, sizes: Sequence[int], *, dtype: torch.dtype) -> Tensor:
+    """Where places in a flattened array lie along its axes, in [0, 1]: (n, axes).
 
     Example:
-        >>> unit_coordinates(torch.tensor([0, 5]), (2, 3), dtype=torch.float32)[0].tolist()
+        >>> unit_coordinates(torch.tensor([0, 5]), (2, 3), dtype=torch.float32).tolist()
         [[0.0, 0.0], [1.0, 1.0]]
     """
-    index = []
+    coordinates = []
     for size in reversed(sizes):
-        index.append(positions % size)
+        coordinates.append((positions % size).to(dtype) / max(1, size - 1))
         positions = positions // size
-    index.reverse()
-    return torch.stack([place.to(dtype) / max(1, size - 1) for place, size in zip(index, sizes, strict=True)], 1), index
+    return torch.stack(coordinates[::-1], 1)
 
 
 def tap_weights(kernel_size: Sequence[int], *, causal: bool, keep: Keep, ratio: float, dtype: torch.dtype, device: torch.device) -> Tensor:

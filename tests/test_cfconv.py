@@ -2,6 +2,7 @@
 
 import copy
 import io
+import math
 
 import numpy as np
 import pytest
@@ -326,16 +327,19 @@ def test_on_the_meta_device():
     ("options", "message"),
     [
         ({"seed": -1}, "seed in"),
-        ({"seed": 1.5}, "seed to be a number"),
+        ({"seed": 1.5}, "seed to be an integer"),
+        ({"seed": True}, "seed to be an integer"),
+        ({"positions": True}, "positions to be a number"),
         ({"positions": "5"}, "positions to be a number"),
-        ({"rate": "a"}, "rate to be a number"),
+        ({"update": "average", "rate": "a"}, "rate to be a number"),
+        ({"rate": 0.5}, "rate=None with update='replace'"),
         ({"widths": 8}, "end with 1"),
-        ({"refresh_every": 1.5}, "refresh_every of at least 1"),
+        ({"refresh_every": 1.5}, "refresh_every to be an integer"),
         ({"positions": 0}, "positions of at least 1"),
         ({"positions": 0.0}, "a share above 0"),
         ({"positions": 1.5}, "at most 1"),
         ({"positions": 10_000}, r"positions of at most 360, all that a kernel for 8x8 samples has, got 10,000"),
-        ({"rate": 0.0}, "rate above 0"),
+        ({"update": "average", "rate": 0.0}, "rate above 0"),
         ({"update": "replaced"}, "did you mean 'replace'"),
         ({"parameterisation": "iohw"}, "unknown parameterisation"),
         ({"gradient": "dense"}, "unknown gradient"),
@@ -406,6 +410,28 @@ def test_conversion():
     assert report.replaced == ["1"]
     assert new[1].groups == 2
     assert new(torch.randn(1, 3, 8, 8)).shape == (1, 6, 8, 8)
+
+
+def test_converted_layers_that_are_alike_do_not_start_alike():
+    model = nn.Sequential(*(nn.Conv2d(4, 4, 3, padding=1) for _ in range(3)))
+    new, _ = fs.to_cfconv(model, positions=0.2, seed=3)
+    again, _ = fs.to_cfconv(model, positions=0.2, seed=3)
+    new(x := torch.randn(1, 4, 8, 8))
+    again(x)
+    assert not torch.equal(new[1].state, new[2].state)
+    assert not torch.equal(new[1].draw(), new[2].draw())
+    assert torch.equal(new[2].draw(), again[2].draw())
+
+
+@pytest.mark.parametrize("ratio", [2, 0.25, 1.5])
+def test_another_resolution_takes_its_own_size_and_what_strides_round_to(ratio):
+    layer = fs.CFConv1d(1, 1, 16, positions=4).eval()
+    own, near = round(16 * ratio), math.ceil(ratio)
+    with fs.set_resolution(layer, ratio):
+        for size in (own - near, own, own + near):
+            assert layer(torch.randn(1, 1, size)).shape[2] == size
+        with pytest.raises(fs.InputError, match=f"kernel for inputs of {own} samples"):
+            layer(torch.randn(1, 1, own + near + 1))
 
 
 def test_stacked_networks_are_each_a_network():

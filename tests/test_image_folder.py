@@ -1,5 +1,6 @@
 """Pictures in folders, and the random changes to them."""
 
+import json
 import warnings
 
 import numpy as np
@@ -70,6 +71,12 @@ def test_the_middle_square_is_taken(tmp_path):
         read_picture(tmp_path / "b.png", 5)
 
 
+def _cats_and_a_broken_dog(folder):
+    picture(folder / "Cat" / "1.jpg", (1, 1, 1))
+    (folder / "Dog").mkdir()
+    (folder / "Dog" / "1.jpg").touch()
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -77,6 +84,7 @@ def test_the_middle_square_is_taken(tmp_path):
         (lambda folder: (folder / "a.txt").touch(), "holds no pictures: expected a folder of"),
         (lambda folder: picture(folder / "Cat" / "1.jpg", (1, 1, 1)), "at least two classes, got Cat alone"),
         (lambda folder: (folder / "Cat").mkdir() or (folder / "Cat" / "1.jpg").touch(), "none of its 1 pictures can be read"),
+        (_cats_and_a_broken_dog, r"at least two classes, got Cat alone: 1 picture cannot be read and is left out: .*Dog/1\.jpg"),
         (lambda folder: (folder / "train").mkdir(), "holds train/, but none of val/"),
     ],
 )
@@ -146,8 +154,30 @@ def test_tasks_on_folders_run(task, model, network, tmp_path):
         task, model=model, network=network, training={"epochs": 1, "batch_size": 8}, data={"data_dir": str(folder), "size": 16}
     )
     path = run(plan, tmp_path / "run", seeds=1, device="cpu", resume=False)
-    assert path.is_file()
+    drawn = json.loads(path.read_text()).get("drawn_positions", {})
+    assert [layer["drawn"] for layer in drawn.values()] == ([100, 100] if "positions" in network else [])
     assert type(fs.load(tmp_path / "run" / "model.safetensors")).__name__ == {"cfnet": "CFNet", "backbone": "Backbone"}[model]
+
+
+@pytest.mark.parametrize(
+    ("network", "training", "message"),
+    [
+        ({"gradient": "naive", "positions": 50}, {}, "--gradient naive evaluates all positions in every step"),
+        ({"rate": 0.5}, {}, "expected rate=None with update='replace'"),
+        ({}, {"kernel_penalty": 0.1}, "--kernel-penalty expected a network of continuous kernels, got cfnet"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(network, training, message, tmp_path):
+    folder = cats_and_dogs(tmp_path / "PetImages", 10).parent
+    with pytest.raises(fs.InputError, match=message):
+        run(
+            make_plan("cats_dogs", network=network, training=training, data={"data_dir": str(folder), "size": 8}),
+            tmp_path / "run",
+            seeds=1,
+            device="cpu",
+            resume=False,
+        )
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_of_sparse_kernels_goes_on_where_it_was(tmp_path, monkeypatch):

@@ -53,6 +53,12 @@ def work(rank, kind, folder):
     for layer in model.modules():
         if isinstance(layer, fs.CFConv2d):
             layer._seed += 7 * rank  # built by each process with random numbers of its own
+            layer._steps += rank
+            layer.kernel_size = layer.state = None  # and started in eval mode, each by itself
+    if kind == "sparse":
+        with torch.no_grad():
+            model.eval()(x[0])
+        model.train()
     model = synchronise_batch_norm(model)
     half = slice(rank, None, 2)
     train(torch.nn.parallel.DistributedDataParallel(model), x[:, half], targets[:, half], lengths[:, half], kind)

@@ -62,6 +62,9 @@ def network_arguments(name: str, given: dict[str, Any], defaults: dict[str, Any]
     for argument, needed in needs.items():
         if argument in given and conv not in needed:
             raise InputError(f"--conv {conv} has no --{argument.replace('_', '-')}")
+    gradient = given.get("gradient", "sparse")
+    if gradient != "sparse" and "positions" in given:
+        raise InputError(f"--gradient {gradient} evaluates all positions in every step; --positions is for sparse")
     return {**own, **defaults, **given}
 
 
@@ -105,7 +108,7 @@ def row_name(name: str, arguments: dict[str, Any]) -> str:
     if name == "backbone":
         return f"{arguments['backbone']}-{arguments['conversion']}"
     if name == "cfnet":
-        how = f"{arguments['parameterisation']}-{arguments['positions']}"
+        how = f"{arguments['parameterisation']}-{arguments['positions'] if arguments['gradient'] == 'sparse' else 'all'}"
         how += "-average" if arguments["update"] == "average" else ""
         how += "" if arguments["half"] else "-whole"
         how += "" if arguments["gradient"] == "sparse" else f"-{arguments['gradient']}"

@@ -20,6 +20,9 @@ from flexseq.training.recipe import Recipe
 UNLIMITED_CONVS, UNLIMITED_KERNELS = ("conv", "njet"), ("siren", "mlp")
 """Convolutions and kernel networks that do not pay for their frequencies by default."""
 
+WITHOUT_KERNELS = ("tcn", "cifar_resnet", "backbone", "cfnet")
+"""Networks that have no sampled kernels to pay for."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -137,6 +140,8 @@ def make_plan(
         raise InputError(f"--test-rate is for series over time with one class each, which {task} does not have")
     if test_rate is not None and not 0.01 <= test_rate <= 100:
         raise InputError(f"--test-rate expected 0.01 to 100, got {test_rate}")
+    if training.get("kernel_penalty") and ((model or chosen.model) in WITHOUT_KERNELS or network.get("conv") == "conv"):
+        raise InputError(f"--kernel-penalty expected a network of continuous kernels, got {model or chosen.model}")
     kernel = network.get("kernel")
     if isinstance(kernel, str) and kernel not in KERNELS:
         raise unknown_name("kernel", kernel, KERNELS)

@@ -18,6 +18,7 @@ from flexseq.data.dataset import Dataset
 from flexseq.data.irregular import at_rate
 from flexseq.errors import InputError
 from flexseq.files import write_text
+from flexseq.nn.cfconv import CFConv
 from flexseq.processes import check_devices, is_first_process, say
 from flexseq.resolution import set_resolution
 from flexseq.training.fit import CHECKPOINT, LOG, ONE, Devices, Fitted, fit, pick_device, predict
@@ -209,6 +210,11 @@ def _finish(plan: Plan, dataset: Dataset, model: nn.Module, fitted: Fitted, fold
             name: {"samples": int(row.sum()), "accuracy": float(row[i] / row.sum()) if row.sum() else None}
             for i, (name, row) in enumerate(zip(dataset.classes, matrix, strict=True))
         }
+    drawn = {
+        name: {"drawn": layer.drawn_positions, "of": layer.total_positions}
+        for name, layer in model.named_modules()
+        if isinstance(layer, CFConv) and layer.gradient == "sparse"
+    }
     row_in_paper = row_name(plan.model, plan.network)
     comparable = (
         "drop" not in plan.data
@@ -243,6 +249,7 @@ def _finish(plan: Plan, dataset: Dataset, model: nn.Module, fitted: Fitted, fold
             "options": dataset.options,
         },
         **({"per_class": per_class} if per_class else {}),
+        **({"drawn_positions": drawn} if drawn else {}),
         "versions": versions(),
         "recipe": plan.as_json(),
     }

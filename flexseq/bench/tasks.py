@@ -400,7 +400,9 @@ TASKS = {
             name="cats_dogs",
             description="photographs of cats and dogs, 150 px (--size), by CF-Conv's network",
             needs="a folder (--data-dir) with Cat/ and Dog/, as the official archive has, or any two classes",
-            is_here=lambda folder: folder is not None and any(os.path.isdir(os.path.join(folder, one)) for one in ("PetImages", "Cat")),
+            is_here=lambda folder: (
+                folder is not None and any(os.path.isdir(os.path.join(folder, one)) for one in ("PetImages", "Cat", "train"))
+            ),
             load=_load_cats_dogs,
             options=("data_dir", "size", "limit"),
             defaults=CATS_DOGS,

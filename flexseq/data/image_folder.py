@@ -126,7 +126,7 @@ def load_image_folder(
         test_files, test_targets, test_classes = _pictures_by_class(test, notes, decode)
         if test_classes != classes:
             odd = sorted(set(classes) ^ set(test_classes))
-            raise InputError(f"{train} and {test} expected the same classes, got {odd[0]} in one of them alone")
+            raise InputError("; ".join([f"{train} and {test} expected the same classes, got {odd[0]} in one of them alone", *notes]))
         chosen = limited(targets, limit)
         kept, validating = held_out(targets[chosen], VALIDATION)
         parts = [chosen[kept], chosen[validating]]
@@ -168,7 +168,8 @@ def _pictures_by_class(folder: Path, notes: list[str], decode: bool) -> tuple[li
         what = f"none of its {len(broken)} pictures can be read" if broken else f"expected a folder of {', '.join(SUFFIXES)} for each class"
         raise InputError(f"{folder} holds no pictures: {what}")
     if len(counted) < 2:
-        raise InputError(f"{folder} expected pictures of at least two classes, got {counted[0]} alone")
+        because = f": {unreadable(broken)}" if broken else ""
+        raise InputError(f"{folder} expected pictures of at least two classes, got {counted[0]} alone{because}")
     if broken:
         notes.append(unreadable(broken))
     return files, np.array(targets), counted

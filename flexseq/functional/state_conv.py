@@ -109,7 +109,7 @@ def gathered_gradient(
         x, g = rows[f * spectrum.shape[1] + i], columns[f * outputs + o]
         value = torch.view_as_real((x.conj() * g).sum(1)) * weight[:, None]
         if mirror is not None:
-            value[mirror, 1] *= -1
+            value[:, 1] = torch.where(mirror, -value[:, 1], value[:, 1])
         result[start : start + GATHERED] = value
     return result
 

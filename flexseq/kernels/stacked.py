@@ -34,6 +34,10 @@ class Rows(NamedTuple):
         of_row = which[order]
         return cls(order, of_row * length + torch.arange(len(which), device=which.device) - starts[of_row], length)
 
+    def to(self, device: torch.device) -> "Rows":
+        """The same on a device."""
+        return Rows(self.order.to(device), self.slots.to(device), self.length)
+
 
 class StackedMLP(nn.Module):
     """`count` multilayer perceptrons with ReLUs between their linear maps.
@@ -44,7 +48,9 @@ class StackedMLP(nn.Module):
         widths: after each linear map; the last one has no activation.
 
     Source:
-        CF-Conv, Sec. 6. Weights start in He's uniform distribution, biases at 0.
+        CF-Conv, Sec. 6, which names no initialisation. Weights start in Glorot's uniform distribution and biases at 0, as dense layers do
+        in Keras, whose tools the authors use: values so start near 0, and states that hold them give features of a moderate size. (In
+        He's, smooth kernels of values near 1 add up over a whole image, and logits of `CFNet` reach hundreds.)
 
     Example:
         >>> networks = StackedMLP(3, 2, (8, 1))
@@ -61,7 +67,8 @@ class StackedMLP(nn.Module):
         self.weights = nn.ParameterList(nn.Parameter(torch.empty(count, a, b)) for a, b in itertools.pairwise(sizes))
         self.biases = nn.ParameterList(nn.Parameter(torch.zeros(count, b)) for b in widths)
         for weight in self.weights:
-            nn.init.uniform_(weight, -math.sqrt(6 / weight.shape[1]), math.sqrt(6 / weight.shape[1]))
+            bound = math.sqrt(6 / (weight.shape[1] + weight.shape[2]))
+            nn.init.uniform_(weight, -bound, bound)
 
     def forward(self, positions: Tensor, rows: Rows | None = None) -> Tensor:
         """Each position's own network there.

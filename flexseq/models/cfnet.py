@@ -56,7 +56,7 @@ class CFNet(nn.Module):
         parameterisation: str = "hwio",
         widths: Sequence[int] | None = None,
         update: str = "replace",
-        rate: float = 0.1,
+        rate: float | None = None,
         gradient: str = "sparse",
         half: bool = True,
         refresh_every: int | None = None,

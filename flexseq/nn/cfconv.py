@@ -24,6 +24,8 @@ WIDTHS = {"hwio": (32, 32, 32, 16, 16, 16, 8, 8, 8, 1), "hwi": (16, 16, 8, 1), "
 """Of each network; "hwio" and "hw" are the papers', which do not say the others'."""
 UPDATES = ("replace", "average")
 GRADIENTS = ("sparse", "naive", "rematerialised", "chunked")
+RATE = 0.1
+"""What a new value counts in an average by default: the first paper's."""
 CHUNK = 2**18
 """Positions that `refresh` and "chunked" evaluate at a time."""
 
@@ -45,13 +47,13 @@ class CFConv(ConvLayer):
         positions: how many are drawn in a step, an integer of at most `total_positions`; or their share, a float above 0 and at most 1
             (so 1 is a single one, and 1.0 all).
         update: "replace" puts the values into the state; "average" moves it towards them.
-        rate: of that average, what the new value counts.
+        rate: of that average, what the new value counts; 0.1 where None. "replace" takes none.
         gradient: "sparse"; or, to compare, of the whole kernel, evaluated in every step: "naive", "rematerialised" (hidden values are
             computed again in the backward pass) or "chunked" (that in chunks, one after the other).
         half: keep the half spectrum, which is all that a real output needs; the papers keep the whole one.
         at_most: where there are fewer positions than `positions`, take all of them, with a warning, in place of an error; for networks.
-        refresh_every: make the whole state anew from the networks every so many training steps, so that it does not hold on to values of
-            networks long gone; that step evaluates all positions. None for never.
+        refresh_every: make the whole state anew from the networks every so many training steps, replacing it whatever `update` is, so that
+            it does not hold on to values of networks long gone; that step evaluates all positions. None for never.
         seed: of the positions and the state's first values, in [0, 2**53); by default drawn from torch's random numbers.
 
     Raises:
@@ -88,7 +90,7 @@ class CFConv(ConvLayer):
         widths: Sequence[int] | None = None,
         positions: int | float = 0.1,
         update: str = "replace",
-        rate: float = 0.1,
+        rate: float | None = None,
         gradient: str = "sparse",
         half: bool = True,
         at_most: bool = False,
@@ -104,17 +106,22 @@ class CFConv(ConvLayer):
         ):
             if value not in known:
                 raise unknown_name(argument, value, known)
+        if rate is not None and update == "replace":
+            raise InputError(f"{name} expected rate=None with update='replace', which averages nothing, got {rate}")
+        rate = RATE if rate is None else rate
+        of_kinds: list[tuple[str, Any, type]] = [("positions", positions, numbers.Real), ("rate", rate, numbers.Real)]
+        of_kinds += [(argument, n, numbers.Integral) for argument, n in (("seed", seed), ("refresh_every", refresh_every)) if n is not None]
+        for argument, number, kind in of_kinds:
+            if not isinstance(number, kind) or isinstance(number, bool):
+                what = "an integer" if kind is numbers.Integral else "a number"
+                raise InputError(f"{name} expected {argument} to be {what}, got {number!r}")
         if isinstance(positions, numbers.Integral):
             positions = int(positions)
-        of_kinds: list[tuple[str, Any, type]] = [("positions", positions, numbers.Real), ("rate", rate, numbers.Real)]
-        for argument, number, kind in [*of_kinds, ("seed", seed, numbers.Integral)]:
-            if not isinstance(number, kind) and not (argument == "seed" and number is None):
-                raise InputError(f"{name} expected {argument} to be a number, got {number!r}")
-        if isinstance(positions, bool) or not positions > 0 or (not isinstance(positions, int) and positions > 1):
+        if not positions > 0 or (not isinstance(positions, int) and positions > 1):
             raise InputError(f"{name} expected positions of at least 1, or a share above 0 and at most 1, got {positions}")
         if not 0 < rate <= 1:
             raise InputError(f"{name} expected rate above 0 and at most 1, got {rate}")
-        if refresh_every is not None and (not isinstance(refresh_every, numbers.Integral) or refresh_every < 1):
+        if refresh_every is not None and refresh_every < 1:
             raise InputError(f"{name} expected refresh_every of at least 1, got {refresh_every}")
         self.parameterisation, self.positions, self.update, self.gradient = parameterisation, positions, update, gradient
         self.rate = rate if update == "average" else 1.0
@@ -135,7 +142,7 @@ class CFConv(ConvLayer):
         self._seed = int(torch.randint(2**31, (), device="cpu")) if seed is None else int(seed)
         if not 0 <= self._seed < 2**53:
             raise InputError(f"{name} expected a seed in [0, 2**53), got {seed}")
-        self._shared_seed = False
+        self._shared = False
         self._steps = 0
         self.kernel_size = None
         size = self._checked_kernel_size(kernel_size)
@@ -157,13 +164,12 @@ class CFConv(ConvLayer):
         self._check_input(x, self.real.weights[0].dtype)
         if 0 in x.shape:
             raise InputError(f"{type(self).__name__} expected at least one sample, got shape {tuple(x.shape)}")
-        if self.training:
-            self._share_seed()
         if self.kernel_size is None:
             self._start(tuple(int(n) for n in x.shape[2:]))
+        if self.training:
+            self._share()
         own = self._own_grid()
-        near = 0 if self.ratio == 1 else 2 * max(1.0, self.ratio)  # strides round
-        if any(abs(a - b) > near for a, b in zip(x.shape[2:], own, strict=True)):
+        if not self._fits(x.shape[2:], own):
             sizes = ["x".join(map(str, one)) for one in (own, x.shape[2:])]
             at = "" if self.ratio == 1 else f" at a resolution of {self.ratio:g}"
             raise InputError(f"{type(self).__name__} has a kernel for inputs of {sizes[0]} samples{at}, got {sizes[1]}")
@@ -191,9 +197,11 @@ class CFConv(ConvLayer):
             self.refresh()
         with torch.autocast(x.device.type, enabled=False):
             if self.gradient == "sparse":
-                positions = self.draw()
+                drawn = self._drawn()  # on the CPU, where the device is not waited for
+                rows = self._rows(drawn)
+                positions = drawn.to(x.device)
                 self._steps += 1
-                values = self._evaluate(positions)
+                values = self._evaluate(positions, None if rows is None else rows.to(x.device))
                 with torch.no_grad():
                     flat = self.state.view(-1, 2)
                     new = values.to(flat.dtype)
@@ -214,8 +222,8 @@ class CFConv(ConvLayer):
         Raises:
             InputError: the kernel's size is not known yet; a chunk below 1.
         """
-        if chunk < 1:
-            raise InputError(f"chunk expected at least 1, got {chunk}")
+        if not isinstance(chunk, numbers.Integral) or chunk < 1:
+            raise InputError(f"chunk expected an integer of at least 1, got {chunk!r}")
         self.known_size()
         assert self.state is not None
         flat = self.state.view(-1, 2)
@@ -225,25 +233,30 @@ class CFConv(ConvLayer):
 
     def draw(self) -> Tensor:
         """This step's positions in the flattened state, each at most once, in order; the same for the same seed and step."""
+        return self._drawn().to(self.real.weights[0].device)
+
+    def _drawn(self) -> Tensor:
         total, count = self.total_positions, self.drawn_positions
-        device = self.real.weights[0].device
         if count == total:
-            return torch.arange(total, device=device)
+            return torch.arange(total, device="cpu")
         generator = torch.Generator().manual_seed((self._seed * 1_000_003 + self._steps) % 2**63)
         if count > total // 3:
-            return torch.randperm(total, generator=generator, device="cpu")[:count].sort().values.to(device)
+            return torch.randperm(total, generator=generator, device="cpu")[:count].sort().values
         found, tries = torch.empty(0, dtype=torch.int64, device="cpu"), count + count // 4 + 16
         while len(found) < count:  # the cost is to depend on the count alone
             found, tries = torch.randint(total, (tries,), generator=generator, device="cpu").unique(), tries + tries // 2
-        kept = torch.randperm(len(found), generator=generator, device="cpu")[:count].sort().values
-        return found[kept].to(device)
+        return found[torch.randperm(len(found), generator=generator, device="cpu")[:count].sort().values]
 
-    def _share_seed(self) -> None:
-        """Once: processes that train together draw as the first one does."""
-        if not self._shared_seed and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            shared = [self._seed]
+    @torch.no_grad()
+    def _share(self) -> None:
+        """Once, before the first training step: processes that train together have the first one's state, and draw as it does."""
+        if not self._shared and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            shared = [self._seed, self._steps]
             dist.broadcast_object_list(shared)
-            self._seed, self._shared_seed = shared[0], True
+            self._seed, self._steps = shared
+            assert self.state is not None
+            dist.broadcast(self.state, 0)
+            self._shared = True
 
     @property
     def total_positions(self) -> int:
@@ -311,18 +324,23 @@ class CFConv(ConvLayer):
         result: Any = checkpoint(self._evaluate, positions, use_reentrant=False, preserve_rng_state=False)
         return result
 
-    def _evaluate(self, positions: Tensor) -> Tensor:
-        """Real and imaginary part at positions in the flattened state: (n, 2)."""
+    def _rows(self, positions: Tensor) -> Rows | None:
+        """Which network each position belongs to; None where one is for all."""
+        o = positions % self.out_channels
+        i = positions // self.out_channels % (self.in_channels // self.groups)
+        which = {"hwio": None, "hwi": o, "hwo": i, "hw": i * self.out_channels + o}[self.parameterisation]
+        return None if which is None else Rows.of(which, self.real.count)
+
+    def _evaluate(self, positions: Tensor, rows: Rows | None = None) -> Tensor:
+        """Real and imaginary part at positions in the flattened state, whose `_rows` may be known already: (n, 2)."""
+        rows = self._rows(positions) if rows is None else rows
         sizes = self._state_shape(self.known_size())[:-1]
         dtype = torch.promote_types(self.real.weights[0].dtype, torch.float32)
         with torch.autocast(positions.device.type, enabled=False):
-            coordinates, index = unit_coordinates(positions, sizes, dtype=dtype)
-            i, o = index[-2:]
+            coordinates = unit_coordinates(positions, sizes, dtype=dtype)
             axes = list(range(self.ndim))
             axes += [self.ndim] if self.parameterisation in ("hwio", "hwi") else []
             axes += [self.ndim + 1] if self.parameterisation in ("hwio", "hwo") else []
-            which = {"hwio": None, "hwi": o, "hwo": i, "hw": i * self.out_channels + o}[self.parameterisation]
-            rows = None if which is None else Rows.of(which, self.real.count)
             return torch.cat([network(coordinates[:, axes], rows) for network in (self.real, self.imaginary)], 1)
 
     def _start(self, size: tuple[int, ...]) -> None:
