@@ -1,6 +1,8 @@
 """Measuring: contestants in turn, peak memory in a process of its own, and what this machine can do at all."""
 
 import concurrent.futures
+import ctypes
+import gc
 import multiprocessing
 import os
 import statistics
@@ -111,7 +113,7 @@ class MemoryMeter:
         self.context.set_forkserver_preload(["cases"])
 
     def peak(self, make: Callable[..., Callable[[], object]], *arguments: object) -> float:
-        """Of make(*arguments)(), made and run there."""
+        """Of the run that make(*arguments) gives, there; what it holds when it begins counts, what making it took besides does not."""
         with concurrent.futures.ProcessPoolExecutor(1, mp_context=self.context) as pool:
             return pool.submit(_peak, self.device, make, arguments).result()
 
@@ -120,15 +122,19 @@ def _peak(device: str, make: Callable[..., Callable[[], object]], arguments: tup
     if device != "cpu":
         make(*arguments)()
         return torch.cuda.max_memory_allocated() / 2**20
-    before = _most_resident()
-    make(*arguments)()
-    return _most_resident() - before
+    before = _resident("VmRSS")
+    run = make(*arguments)
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the most so far is forgotten: what building took does not count
+    run()
+    return _resident("VmHWM") - before
 
 
-def _most_resident() -> float:
+def _resident(which: str) -> float:
     # Of this process alone: getrusage's figure begins with that of the process that started it.
     status = Path("/proc/self/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
+    return int(next(line for line in status.splitlines() if line.startswith(which)).split()[1]) / 1024
 
 
 def _best(run: Callable[[], object], device: str) -> float:

@@ -42,7 +42,9 @@ class Backbone(nn.Module):
     """An image network by name, as it is or with other convolutions in it.
 
     The stem is made for small images up to 64 px: the first convolution without stride, 3x3 where it was larger, no max-pooling behind it;
-    a patch of 4x4 becomes one of 2x2.
+    a patch of 4x4 becomes one of 2x2. MobileNet's second stage has no stride, either, and where convolutions are converted so is the first.
+    So they have the published parameters of the paper's networks for CIFAR-10, but for ConvNeXt, which is a smaller one there, and "niff" of
+    the ResNets, whose counts lack all new 1x1 convolutions.
 
     Args:
         in_channels: channels of the images.
@@ -51,8 +53,8 @@ class Backbone(nn.Module):
             transformers builds, or "small_resnet", this project's CIFARResNet-20.
         conversion: "baseline", the network as it is; "separated", its full convolutions split into depthwise and 1x1 ones; "niff",
             "niff_full" (one NIFF over all pairs of channels) and "niff_linear" (without joining the edges), see `flexseq.to_niff`.
-        niff_size: the networks that make NIFF's kernels, see there; by default as in the paper: "cifar" for small images, else "tiny" for
-            "niff_full", "small" for MobileNet and DenseNet, "big" for the others.
+        niff_size: the networks that make NIFF's kernels, see there; by default as in the paper: "tiny" for "niff_full", else "cifar" for
+            small images, "small" for MobileNet and DenseNet, "big" for the others.
         image_size: pixels along an edge.
         library: which one builds it; by default the first that is installed and has it. It is part of what is saved.
 
@@ -87,17 +89,19 @@ class Backbone(nn.Module):
         network, library = build_backbone(backbone, in_channels, num_classes, library)
         if isinstance(recorded := self.__dict__["_arguments"], dict):
             recorded["library"] = library  # names of parameters differ between them
-        if backbone != OWN and image_size <= SMALL:
-            _for_small_images(network)
+        small = backbone != OWN and image_size <= SMALL
+        if small:
+            _for_small_images(network, second_stride=backbone != "mobilenet_v2")
         if conversion == "separated":
-            network, _ = to_separable(network)
+            network, _ = to_separable(network, first=small)
         elif conversion != "baseline":
             options: dict[str, Any] = {"full": conversion == "niff_full", "linear": conversion == "niff_linear"}
-            if niff_size is None and image_size <= SMALL:
-                niff_size = "cifar"
+            if niff_size is None and conversion == "niff_full":
+                niff_size = "tiny"
             elif niff_size is None:
-                niff_size = "tiny" if conversion == "niff_full" else "small" if backbone in ("mobilenet_v2", "densenet121") else "big"
-            network, _ = to_niff(network, size=niff_size, init="torch" if backbone == "convnext_tiny" else "kaiming", **options)
+                niff_size = "cifar" if image_size <= SMALL else "small" if backbone in ("mobilenet_v2", "densenet121") else "big"
+            init = "torch" if backbone == "convnext_tiny" else "kaiming"
+            network, _ = to_niff(network, size=niff_size, init=init, first=small and backbone != "convnext_tiny", **options)
         self.in_channels = in_channels
         self.network = network
 
@@ -107,6 +111,16 @@ class Backbone(nn.Module):
             raise InputError(f"Backbone expected images of shape (batch, {self.in_channels}, height, width), got shape {tuple(x.shape)}")
         outputs = self.network(x)
         return outputs if isinstance(outputs, Tensor) else outputs.logits
+
+
+def is_available(name: str, in_channels: int = 3) -> bool:
+    """Whether a library that is installed here has the network."""
+    try:
+        with torch.device("meta"):
+            build_backbone(name, in_channels, 2)
+    except InputError:
+        return False
+    return True
 
 
 def build_backbone(name: str, in_channels: int = 3, num_classes: int = 1000, library: str | None = None) -> tuple[nn.Module, str]:
@@ -167,8 +181,8 @@ def _transformers(name: str, in_channels: int, num_classes: int) -> nn.Module:
 
 
 @torch.no_grad()
-def _for_small_images(network: nn.Module) -> None:
-    """Take the first convolution's stride away, and the max-pooling after it."""
+def _for_small_images(network: nn.Module, *, second_stride: bool) -> None:
+    """Take the first convolution's stride away, and the max-pooling after it; and the next stride, unless it is to stay."""
     name, first = next((name, module) for name, module in network.named_modules() if isinstance(module, nn.Conv2d))
     size, stride = first.kernel_size[0], first.stride[0]
     if size == stride:  # patches
@@ -180,6 +194,9 @@ def _for_small_images(network: nn.Module) -> None:
     for path, pool in pools[:1]:
         if pool.stride == 2:
             _replace(network, path, nn.Identity())
+    if not second_stride:
+        strided = next(module for module in network.modules() if isinstance(module, nn.Conv2d) and max(module.stride) > 1)
+        strided.stride = (1, 1)
     for module in network.modules():  # transformers' patch embeddings check the size by it
         if size == stride and hasattr(module, "patch_size"):
             module.patch_size = 2  # type: ignore[assignment]

@@ -89,6 +89,7 @@ def to_niff(
     linear: bool = False,
     padding: str | None = None,
     init: str = "torch",
+    first: bool = False,
     only: Only = None,
 ) -> tuple[nn.Module, Report]:
     """A copy of a network with NIFF layers for its convolutions, by the paper's rule.
@@ -108,6 +109,7 @@ def to_niff(
         linear, padding: the paper's ablations, see `flexseq.NIFFConv2d`.
         init: how NIFF's linear maps and the new 1x1s start, as "torch" draws weights, or "kaiming", He's normal distribution by the number
             of outputs, as in the authors' ResNets, DenseNet and MobileNet.
+        first: convert the first convolution too, as in the authors' networks for CIFAR-10.
         only: convert no others than modules with such names.
 
     Returns:
@@ -144,11 +146,11 @@ def to_niff(
         point = type(conv)(conv.in_channels, conv.out_channels, 1, groups=conv.groups, bias=has_bias)
         return nn.Sequential(_initialised(first, init), _initialised(point, init))
 
-    given = {"size": size, "full": full, "bias": bias, "linear": linear, "padding": padding, "init": init, "only": only}
-    return _convert(model, replace, "to_niff", given, ndims=(1, 2))
+    given = {"size": size, "full": full, "bias": bias, "linear": linear, "padding": padding, "init": init, "first": first, "only": only}
+    return _convert(model, replace, "to_niff", given, ndims=(1, 2), keeps_first=not first)
 
 
-def to_separable(model: nn.Module, *, bias: bool = False, only: Only = None) -> tuple[nn.Module, Report]:
+def to_separable(model: nn.Module, *, bias: bool = False, first: bool = False, only: Only = None) -> tuple[nn.Module, Report]:
     """A copy of a network with its full convolutions split into a depthwise one of the same size and a 1x1: NIFF's fair opponent.
 
     Which are converted is as in `to_niff`; depthwise ones stay.
@@ -156,6 +158,7 @@ def to_separable(model: nn.Module, *, bias: bool = False, only: Only = None) -> 
     Args:
         model: any module; it is not changed.
         bias: keep the biases of converted convolutions, in the 1x1.
+        first: split the first convolution too.
         only: convert no others than modules with such names.
 
     Returns:
@@ -174,7 +177,8 @@ def to_separable(model: nn.Module, *, bias: bool = False, only: Only = None) -> 
         point = type(conv)(conv.in_channels, conv.out_channels, 1, groups=conv.groups, bias=bias and conv.bias is not None)
         return nn.Sequential(depthwise, point)
 
-    return _convert(model, replace, "to_separable", {"bias": bias, "only": only}, ndims=(1, 2, 3), depthwise=False)
+    given = {"bias": bias, "first": first, "only": only}
+    return _convert(model, replace, "to_separable", given, ndims=(1, 2, 3), depthwise=False, keeps_first=not first)
 
 
 def to_flexconv(
@@ -265,6 +269,7 @@ def _convert(
     *,
     ndims: tuple[int, ...],
     depthwise: bool = True,
+    keeps_first: bool = True,
 ) -> tuple[nn.Module, Report]:
     if not isinstance(model, nn.Module):
         raise InputError(f"{caller} expected a torch.nn.Module, got {type(model).__name__}")
@@ -272,7 +277,7 @@ def _convert(
     new = copy.deepcopy(model)
     rows: list[Replacement] = []
     made: dict[int, nn.Module] = {}
-    first = next((module for module in new.modules() if isinstance(module, PLAIN)), None)
+    first = next((module for module in new.modules() if isinstance(module, PLAIN)), None) if keeps_first else None
     for name, module in list(new.named_modules()):
         if not isinstance(module, PLAIN + TRANSPOSED):
             continue

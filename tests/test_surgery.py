@@ -9,6 +9,7 @@ from torch import nn
 
 import flexseq as fs
 from flexseq.backbones import BACKBONES, Backbone, build_backbone
+from flexseq.bench.plan import make_plan
 from flexseq.surgery import to_separable
 
 
@@ -197,6 +198,41 @@ def test_published_parameters_of_densenet(library):
     assert counted("densenet121", 100, library, size="small") == 5_237_012
 
 
+def for_small_images(name, conversion, library):
+    pytest.importorskip(library)
+    with torch.device("meta"):
+        return sum(p.numel() for p in Backbone(3, 10, name, conversion=conversion, library=library).parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "conversion", "expected"),
+    [
+        ("resnet18", "separated", 2_810_341),
+        ("resnet18", "niff_full", 20_613_546),
+        ("resnet50", "baseline", 23_520_842),
+        ("resnet50", "separated", 16_237_989),
+        ("resnet50", "niff_full", 31_743_914),
+        ("mobilenet_v2", "niff", 2_593_760),
+    ],
+)
+def test_published_parameters_for_small_images(name, conversion, expected):
+    """NIFF, Table A2."""
+    assert for_small_images(name, conversion, "transformers") == expected
+
+
+@pytest.mark.parametrize("library", ["timm", "torchvision"])
+@pytest.mark.parametrize(("conversion", "expected"), [("separated", 5_121_189), ("niff", 5_555_856), ("niff_full", 9_099_098)])
+def test_published_parameters_of_densenet_for_small_images(conversion, expected, library):
+    """NIFF, Table A2."""
+    assert for_small_images("densenet121", conversion, library) == expected
+
+
+def test_the_first_convolution_on_request():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1))
+    assert fs.to_niff(model, first=True)[1].replaced == ["0", "1"]
+    assert to_separable(model, first=True)[1].replaced == ["0", "1"]
+
+
 def test_published_parameters_of_the_separated_resnet():
     pytest.importorskip("transformers")
     with torch.device("meta"):
@@ -244,3 +280,10 @@ def test_unknown_names():
         Backbone(3, 10, "resnet18", library="keras")
     with pytest.raises(fs.InputError, match="expected images of shape"):
         Backbone()(torch.randn(1, 1, 8, 8))
+
+
+def test_the_task_says_so_where_it_takes_its_own_network(monkeypatch, capsys):
+    monkeypatch.setattr("flexseq.bench.plan.is_available", lambda name: False)
+    assert make_plan("niff_cifar10").network["backbone"] == "small_resnet"
+    assert "note: resnet18 needs timm, torchvision or transformers" in capsys.readouterr().out
+    assert make_plan("niff_cifar10", network={"backbone": "resnet18"}).network["backbone"] == "resnet18"

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from flexseq.antialias import alias_penalty, limit_frequencies
+from flexseq.backbones import OWN, is_available
 from flexseq.bench.networks import ROWS, build_network, network_arguments
 from flexseq.bench.task import Task
 from flexseq.bench.tasks import TASKS
@@ -15,6 +16,7 @@ from flexseq.data.irregular import drop_steps
 from flexseq.errors import InputError, unknown_name
 from flexseq.kernels import KERNELS
 from flexseq.nn.continuous import ContinuousConv, read_crops
+from flexseq.processes import say
 from flexseq.training.recipe import Recipe
 
 UNLIMITED_CONVS, UNLIMITED_KERNELS = ("conv", "njet"), ("siren", "mlp")
@@ -168,4 +170,7 @@ def make_plan(
         raise InputError(f"--fine-tune-epochs expected at least 1, got {built.fine_tune_epochs}")
     name = model or chosen.model
     own = {**defaults.networks.get(name, {}), **({} if small is None else small.networks.get(name, {}))}
+    if name == "backbone" and "backbone" not in network and not is_available(own["backbone"]):
+        say(f"note: {own['backbone']} needs timm, torchvision or transformers, none of which has it here; {OWN} is trained in its place")
+        own["backbone"] = OWN
     return Plan(chosen, data, name, network_arguments(name, network, own), built, test_rate)
