@@ -123,8 +123,8 @@ def measure(case: Case, device: str, meter: MemoryMeter) -> dict:
 def operations(size: int) -> dict[str, float]:
     """Multiplications and additions of one depthwise layer for one image, the kernel's own making left aside.
 
-    A real transform of N x N samples takes 2.5 N^2 log2(N^2); a product of complex numbers 6 for each of half the bins. Linear NIFF keeps its
-    kernel in space, and transforms it, too.
+    A real transform of N x N samples takes 2.5 N^2 log2(N^2); a product of complex numbers 6 for each of half the bins. Linear NIFF keeps
+    its kernel in space, and transforms it, too.
     """
     samples, padded = size**2, (2 * size) ** 2
     transform, padded_transform = (2.5 * n * math.log2(n) for n in (samples, padded))

@@ -43,8 +43,8 @@ class Backbone(nn.Module):
 
     The stem is made for small images up to 64 px: the first convolution without stride, 3x3 where it was larger, no max-pooling behind it;
     a patch of 4x4 becomes one of 2x2. MobileNet's second stage has no stride, either, and where convolutions are converted so is the first.
-    So they have the published parameters of the paper's networks for CIFAR-10, but for ConvNeXt, which is a smaller one there, and "niff" of
-    the ResNets, whose counts lack all new 1x1 convolutions.
+    So they have the published parameters of the paper's networks for CIFAR-10, but for ConvNeXt, which is a smaller one there, and "niff"
+    of the ResNets, whose counts lack all new 1x1 convolutions.
 
     Args:
         in_channels: channels of the images.
