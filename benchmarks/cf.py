@@ -1,6 +1,8 @@
 """One training step of CF-Conv's network by each gradient: time and peak memory over size and positions drawn, and where the time goes.
 
-Writes benchmarks/results/cf.md and .json. A case that would take more memory than the machine has is left out, by an estimate.
+Writes benchmarks/results/cf.md and .json. A case that would take more memory than the machine has is left out, by an estimate, and those
+that evaluate all positions at once are not run at the largest size. With --gradients only some are measured, and take the place of earlier
+figures: python benchmarks/cf.py --gradients naive --sizes 64
 """
 
 import argparse
@@ -121,7 +123,8 @@ def memory() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
-    parser.add_argument("--dense-up-to", type=int, default=64, help="pixels up to which strategies run that evaluate all positions")
+    parser.add_argument("--gradients", nargs="+", choices=list(dict.fromkeys(case.gradient for case in CASES)), help="measure these alone")
+    parser.add_argument("--dense-up-to", type=int, default=64, help="pixels up to which naive and rematerialised run")
     given = parser.parse_args()
     sizes = given.sizes
     about = {
@@ -133,28 +136,38 @@ def main() -> None:
         "slowdown of the calibration convolution": round(measure_machine("cpu").slowdown, 2),
     }
     meter = MemoryMeter("cpu")
-    rows = []
-    chosen = [
-        case for case in CASES if case.size in sizes and (case.size <= given.dense_up_to or case.positions or case.gradient == "conv3")
-    ]
+    rows, updates = [], {}
+    if given.gradients:
+        before = json.loads((RESULTS / "cf.json").read_text())
+        chosen = [case for case in CASES if case.size in sizes and case.gradient in given.gradients]
+        names = {(case.name, case.size) for case in chosen}
+        rows = [row for row in before["rows"] if (row["case"], row["size"]) not in names]
+        updates = {(part["size"], part["positions"]): part for part in before["layers"]}
+        about = {key: before[key] for key in about} | {"some rows anew": f"{about['command']}, {about['commit']}"}
+        sizes = list(SIZES)
+    else:
+        chosen = [case for case in CASES if case.size in sizes]
     for case in chosen:
         row = {"case": case.name, "size": case.size, "estimate_mb": case.estimate() / 2**20}
-        if case.estimate() < WITHIN * memory():
+        if case.size > given.dense_up_to and case.gradient in ("naive", "rematerialised"):
+            row["failed"] = "not run"
+        elif case.estimate() < WITHIN * memory():
             try:
                 row["mb"] = meter.peak(case.contestant)
                 row["seconds"] = seconds(case)
             except (BrokenProcessPool, MemoryError, RuntimeError) as error:  # killed for want of memory, mostly
                 row["failed"] = type(error).__name__
         rows.append(row)
-        write(rows, {}, about, sizes)
+        write(rows, updates, about, sizes)
         print({key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()}, flush=True)
-    updates = {(size, n): parts(size, n) for size in sizes for n in POSITIONS if n <= size * (size // 2 + 1) * 32 * 32}
+    if not given.gradients:
+        updates = {(size, n): parts(size, n) for size in sizes for n in POSITIONS if n <= size * (size // 2 + 1) * 32 * 32}
     print(write(rows, updates, about, sizes))
 
 
 def write(rows: list[dict], updates: dict[tuple[int, int], dict[str, float]], about: dict, sizes: list[int]) -> str:
     """The tables, and the figures behind them."""
-    names = list(dict.fromkeys(row["case"] for row in rows))
+    names = [name for name in dict.fromkeys(case.name for case in CASES) if any(row["case"] == name for row in rows)]
     lines = [
         f"| one step, batch {BATCH} | " + " | ".join(f"{size} px: s | MB" for size in sizes) + " |",
         "|" + "---|" * (1 + 2 * len(sizes)),
@@ -180,7 +193,7 @@ def write(rows: list[dict], updates: dict[tuple[int, int], dict[str, float]], ab
     RESULTS.mkdir(exist_ok=True)
     text = ["# CF-Conv: one training step", f"{notes}.", "\n".join(lines), "\n".join(detail)]
     (RESULTS / "cf.md").write_text("\n\n".join(text) + "\n")
-    figures = [{"size": size, "positions": n, **part} for (size, n), part in updates.items()]
+    figures = [{**part, "size": size, "positions": n} for (size, n), part in updates.items()]
     (RESULTS / "cf.json").write_text(json.dumps({**about, "rows": rows, "layers": figures}, indent=1) + "\n")
     return "\n".join([*lines, "", *detail])
 

@@ -429,3 +429,21 @@ def test_half_grid_and_mirror():
     spectrum = torch.fft.fftn(x)
     assert torch.allclose(mirrored(spectrum, 2), spectrum.conj(), atol=1e-5)
     assert torch.fft.rfftn(x).shape == half_grid((6, 5))
+
+
+@pytest.mark.parametrize("grid", [(6, 8), (15, 15)], ids=str)
+@pytest.mark.parametrize("options", [{"groups": 4}, {"groups": 4, "linear": True}, {"padding": "reflect"}, {"bias": True}], ids=str)
+def test_every_kind_compiles_whole_and_works_in_half_precision(options, grid):
+    """The contract of the layers (tests/test_layer_contract.py) for what its full layers do not reach: on small maps by matrices, too."""
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    layer, x = fs.NIFFConv2d(4, 4, grid, **options), torch.randn(2, 4, *grid)
+    expected = layer(x)
+    if not options.get("linear"):
+        assert torch._dynamo.explain(layer)(x).graph_break_count == 0
+    torch.testing.assert_close(torch.compile(layer, backend="aot_eager")(x), expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+    assert y.dtype == torch.bfloat16
+    assert relative(y.float(), expected) < 0.02
+    assert relative(layer.bfloat16()(x.bfloat16()).float(), expected) < 0.2
