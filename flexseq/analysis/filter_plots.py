@@ -97,6 +97,7 @@ def plot_sigma_ratios(rows: list[dict[str, Any]]) -> "Figure":
         NIFF, Fig. A3.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import StrMethodFormatter
 
     figure = Figure(figsize=(max(4, 1 + 0.9 * len(rows)), 3.2), layout="constrained")
     axis = figure.subplots()
@@ -107,6 +108,8 @@ def plot_sigma_ratios(rows: list[dict[str, Any]]) -> "Figure":
     axis.errorbar(positions, ratios, [below, above], fmt="o", capsize=4)
     axis.axhline(1, color="tab:red", linestyle="--", linewidth=1)
     axis.set_yscale("log")
+    axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.yaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
     axis.set(xticks=positions, ylabel="sigma across / sigma down")
     axis.set_xticklabels([row["stage"] for row in rows], rotation=30, ha="right", fontsize=7)
     axis.grid(alpha=0.3)
