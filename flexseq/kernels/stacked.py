@@ -48,9 +48,7 @@ class StackedMLP(nn.Module):
         widths: after each linear map; the last one has no activation.
 
     Source:
-        CF-Conv, Sec. 6, which names no initialisation. Weights start in Glorot's uniform distribution and biases at 0, as dense layers do
-        in Keras, whose tools the authors use: values so start near 0, and states that hold them give features of a moderate size. (In
-        He's, smooth kernels of values near 1 add up over a whole image, and logits of `CFNet` reach hundreds.)
+        CF-Conv, Sec. 6, which names no initialisation: He's uniform distribution for weights and 0 for biases are this project's choice.
 
     Example:
         >>> networks = StackedMLP(3, 2, (8, 1))
@@ -67,8 +65,7 @@ class StackedMLP(nn.Module):
         self.weights = nn.ParameterList(nn.Parameter(torch.empty(count, a, b)) for a, b in itertools.pairwise(sizes))
         self.biases = nn.ParameterList(nn.Parameter(torch.zeros(count, b)) for b in widths)
         for weight in self.weights:
-            bound = math.sqrt(6 / (weight.shape[1] + weight.shape[2]))
-            nn.init.uniform_(weight, -bound, bound)
+            nn.init.uniform_(weight, -math.sqrt(6 / weight.shape[1]), math.sqrt(6 / weight.shape[1]))
 
     def forward(self, positions: Tensor, rows: Rows | None = None) -> Tensor:
         """Each position's own network there.
