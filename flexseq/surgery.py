@@ -369,6 +369,8 @@ def _describe(module: Any) -> str:
         value = getattr(module, argument, (1,))
         if max(value) > 1:
             parts.append(f"{argument} {'x'.join(map(str, value)) if len(set(value)) > 1 else value[0]}")
+    if getattr(module, "padding_mode", "zeros") != "zeros":  # which the new layer does not have
+        parts.append(f"{module.padding_mode} padding")
     return ", ".join(parts)
 
 

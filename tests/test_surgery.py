@@ -227,6 +227,11 @@ def test_published_parameters_of_densenet_for_small_images(conversion, expected,
     assert for_small_images("densenet121", conversion, library) == expected
 
 
+def test_the_report_says_what_padding_is_lost():
+    _, report = fs.to_niff(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect")))
+    assert "3x3, 2 -> 2, reflect padding" in str(report)
+
+
 def test_the_first_convolution_on_request():
     model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1))
     assert fs.to_niff(model, first=True)[1].replaced == ["0", "1"]
