@@ -40,6 +40,11 @@ def _as_data(arguments: dict[str, Any]) -> dict[str, Any] | str:
         return str(error)
 
 
+def is_recorded(module: object) -> bool:
+    """Whether a module's own class is one whose constructor arguments are recorded."""
+    return BUILDABLE.get(type(module).__name__) is type(module)
+
+
 def arguments_of(module: object) -> dict[str, Any]:
     """The arguments that `module` was built with, as JSON.
 
@@ -47,7 +52,7 @@ def arguments_of(module: object) -> dict[str, Any]:
         InputError: if its class is not one of flexseq's, or an argument cannot be written down, so that nobody could build it again.
     """
     name = type(module).__name__
-    if BUILDABLE.get(name) is not type(module):
+    if not is_recorded(module):
         raise InputError(f"{name} is not a class of flexseq, so its constructor is not recorded; save its state_dict instead")
     arguments = module.__dict__["_arguments"]
     if isinstance(arguments, str):
@@ -58,6 +63,11 @@ def arguments_of(module: object) -> dict[str, Any]:
 def record_conversion(module: object, caller: str, options: dict[str, Any]) -> None:
     """Remember that a function of `flexseq.surgery` changed a module's layers, so that it can be done again when it is loaded."""
     module.__dict__["_conversions"] = [*module.__dict__.get("_conversions", []), [caller, _as_data(options)]]
+
+
+def forget_arguments(module: object, reason: str) -> None:
+    """A module that its constructor's arguments do not make any more: whoever asks for them is told why."""
+    module.__dict__["_arguments"] = reason
 
 
 def conversions_of(module: object) -> list[list[Any]]:

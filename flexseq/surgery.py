@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from flexseq.arguments import BUILDABLE, record_conversion
+from flexseq.arguments import forget_arguments, is_recorded, record_conversion
 from flexseq.errors import InputError, unknown_name
 from flexseq.kernels import KERNELS, KernelFactory
 from flexseq.nn.cfconv import CFConv1d, CFConv2d
@@ -299,13 +299,12 @@ def _convert(
                 module._modules[child_name] = made[id(child)]
     if id(new) in made:
         new = made[id(new)]
-    elif type(new) in BUILDABLE.values():
+    elif is_recorded(new):
         record_conversion(new, caller, given)
-    for name, part in new.named_modules():  # one of flexseq's networks within: its own arguments do not make it any more
-        if name and type(part) in BUILDABLE.values() and part not in made.values() and any(m in made.values() for m in part.modules()):
-            part.__dict__["_arguments"] = (
-                f"{type(part).__name__} was converted as part of {type(new).__name__}; save its state_dict instead"
-            )
+    layers = {id(layer) for layer in made.values()}
+    for name, part in new.named_modules():
+        if name and is_recorded(part) and any(id(inner) in layers for inner in part.modules() if inner is not part):
+            forget_arguments(part, f"{type(part).__name__} was converted as part of {type(new).__name__}; save its state_dict instead")
     return new, Report(rows, _count(model), _count(new))
 
 

@@ -292,3 +292,6 @@ def test_the_task_says_so_where_it_takes_its_own_network(monkeypatch, capsys):
     assert make_plan("niff_cifar10").network["backbone"] == "small_resnet"
     assert "note: resnet18 needs timm, torchvision or transformers" in capsys.readouterr().out
     assert make_plan("niff_cifar10", network={"backbone": "resnet18"}).network["backbone"] == "resnet18"
+    capsys.readouterr()
+    assert make_plan("cifar10", model="backbone").network["backbone"] == "small_resnet"  # its own default, of which nothing is to be said
+    assert not capsys.readouterr().out

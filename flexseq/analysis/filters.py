@@ -161,8 +161,7 @@ def gaussian_sigmas(kernels: Tensor, most: int = FITTED) -> Tensor:
 
     ndim = kernels.ndim - 1
     kernels = kernels.detach()
-    kernels = kernels[kernels.abs().flatten(1).sum(1) > 0]
-    kernels = kernels[:: max(1, -(-len(kernels) // most))]
+    kernels = _evenly(kernels[kernels.abs().flatten(1).sum(1) > 0], most)
     grids = np.stack(np.meshgrid(*[np.arange(n) - n // 2 for n in kernels.shape[1:]], indexing="ij")).reshape(ndim, -1).astype(float)
 
     def gaussian(points: Any, height: float, *rest: float) -> Any:
@@ -176,14 +175,14 @@ def gaussian_sigmas(kernels: Tensor, most: int = FITTED) -> Tensor:
         centre = (grids * weights).sum(1)
         sigma = np.sqrt(((grids - centre[:, None]) ** 2 * weights).sum(1)).clip(0.3)
         largest = np.array(kernels.shape[1:], float)
-        low = [0, *(-largest / 2), *([0.1] * ndim)]
-        high = [np.inf, *(largest / 2), *(4 * largest)]
+        narrowest, widest = np.full(ndim, 0.1), 4 * largest
+        low, high = [0, *(-largest / 2), *narrowest], [np.inf, *(largest / 2), *widest]
         try:
             best, _ = curve_fit(gaussian, grids, values, p0=[values.max(), *centre, *sigma], bounds=(low, high), max_nfev=200)
         except (RuntimeError, ValueError):  # no convergence; infinite values
             continue
         sigma = best[1 + ndim :]
-        if (sigma > 1.01 * 0.1).all() and (sigma < 0.99 * 4 * largest).all():  # else it ended where it was not let further
+        if (sigma > 1.01 * narrowest).all() and (sigma < 0.99 * widest).all():  # else it ended where it was not let further
             found.append(sigma)
     return torch.tensor(np.array(found)).reshape(len(found), ndim)
 
@@ -201,8 +200,7 @@ def principal_components(values: Tensor, count: int = 9) -> tuple[Tensor, Tensor
     import numpy as np
     from sklearn.decomposition import PCA
 
-    step = max(1, -(-len(values) // DECOMPOSED))
-    rows = values[::step].detach().flatten(1).double().numpy()
+    rows = _evenly(values, DECOMPOSED).detach().flatten(1).double().numpy()
     if len(rows) < 2 or not np.ptp(rows, 0).any():
         return values.new_zeros(0, *values.shape[1:]), values.new_zeros(0)
     pca = PCA(min(count, *rows.shape), random_state=0).fit(rows)
@@ -304,18 +302,28 @@ def sigma_table(stages: Mapping[str, Filters]) -> list[dict[str, Any]]:
     for name, one in stages.items():
         if one.kernels.ndim != 3 or min(one.grid) < 3:
             continue
-        sigmas = gaussian_sigmas(one.kernels)
-        row: dict[str, Any] = {"stage": name, "fitted": len(sigmas)}
-        for key, values, at in (
-            ("ratio", sigmas[:, 1] / sigmas[:, 0], 0.5),
-            ("ratio_low", sigmas[:, 1] / sigmas[:, 0], 0.25),
-            ("ratio_high", sigmas[:, 1] / sigmas[:, 0], 0.75),
-            ("sigma_rows", sigmas[:, 0], 0.5),
-            ("sigma_columns", sigmas[:, 1], 0.5),
-        ):
-            row[key] = float(values.quantile(at)) if len(values) else float("nan")
-        rows.append(row)
+        down, across = gaussian_sigmas(one.kernels).T
+        rows.append(
+            {
+                "stage": name,
+                "fitted": len(down),
+                "ratio": _quantile(across / down, 0.5),
+                "ratio_low": _quantile(across / down, 0.25),
+                "ratio_high": _quantile(across / down, 0.75),
+                "sigma_rows": _quantile(down, 0.5),
+                "sigma_columns": _quantile(across, 0.5),
+            }
+        )
     return rows
+
+
+def _quantile(values: Tensor, share: float) -> float:
+    return float(values.quantile(share)) if len(values) else float("nan")
+
+
+def _evenly(values: Tensor, most: int) -> Tensor:
+    """At most so many of the rows, evenly chosen."""
+    return values[:: max(1, -(-len(values) // most))]
 
 
 def _sampled(module: nn.Module) -> tuple[Tensor, list[int]] | None:
@@ -331,8 +339,7 @@ def _sampled(module: nn.Module) -> tuple[Tensor, list[int]] | None:
     if isinstance(module, nn.Conv1d | nn.Conv2d):
         if isinstance(module.weight, nn.UninitializedParameter):
             raise InputError(f"{type(module).__name__} has no weights yet: give it an input first")
-        causal = isinstance(module, CausalConv1d)
-        kernel = module.kernel() if isinstance(module, CausalConv1d) else module.weight
+        kernel, causal = (module.kernel(), True) if isinstance(module, CausalConv1d) else (module.weight, False)
         for axis, dilation in enumerate(module.dilation, start=2):
             if dilation > 1:
                 spread = kernel.new_zeros(*kernel.shape[:axis], (kernel.shape[axis] - 1) * dilation + 1, *kernel.shape[axis + 1 :])

@@ -170,7 +170,7 @@ def make_plan(
         raise InputError(f"--fine-tune-epochs expected at least 1, got {built.fine_tune_epochs}")
     name = model or chosen.model
     own = {**defaults.networks.get(name, {}), **({} if small is None else small.networks.get(name, {}))}
-    if name == "backbone" and "backbone" not in network and not is_available(own["backbone"]):
+    if "backbone" in own and "backbone" not in network and not is_available(own["backbone"]):
         say(f"note: {own['backbone']} needs timm, torchvision or transformers, none of which has it here; {OWN} is trained in its place")
         own["backbone"] = OWN
     return Plan(chosen, data, name, network_arguments(name, network, own), built, test_rate)

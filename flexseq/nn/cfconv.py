@@ -106,7 +106,7 @@ class CFConv(ConvLayer):
         ):
             if value not in known:
                 raise unknown_name(argument, value, known)
-        if rate not in (None, RATE) and update == "replace":
+        if rate not in (None, RATE) and update == "replace":  # files of models hold the default
             raise InputError(f"{name} expected rate=None with update='replace', which averages nothing, got {rate}")
         rate = RATE if rate is None else rate
         of_kinds: list[tuple[str, Any, type]] = [("positions", positions, numbers.Real), ("rate", rate, numbers.Real)]
@@ -326,10 +326,12 @@ class CFConv(ConvLayer):
 
     def _rows(self, positions: Tensor) -> Rows | None:
         """Which network each position belongs to; None where one is for all."""
+        if self.parameterisation == "hwio":
+            return None
         o = positions % self.out_channels
         i = positions // self.out_channels % (self.in_channels // self.groups)
-        which = {"hwio": None, "hwi": o, "hwo": i, "hw": i * self.out_channels + o}[self.parameterisation]
-        return None if which is None else Rows.of(which, self.real.count)
+        which = {"hwi": o, "hwo": i, "hw": i * self.out_channels + o}[self.parameterisation]
+        return Rows.of(which, self.real.count)
 
     def _evaluate(self, positions: Tensor, rows: Rows | None = None) -> Tensor:
         """Real and imaginary part at positions in the flattened state, whose `_rows` may be known already: (n, 2)."""
@@ -369,7 +371,7 @@ class CFConv(ConvLayer):
         )
 
     def _own_grid(self) -> tuple[int, ...]:
-        return tuple(max(1, round(size * self.ratio)) for size in self.known_size())
+        return self._at_ratio(self.known_size())
 
     # The state belongs to the state_dict, and so do its size, and where the drawing of positions stands.
     def get_extra_state(self) -> Tensor:

@@ -81,6 +81,10 @@ class ConvLayer(nn.Module):
             raise InputError(f"{type(self).__name__} expected kernel_size to be 1 or more, for {self.ndim} axes, got {kernel_size!r}")
         return size
 
+    def _at_ratio(self, grid: Sequence[int]) -> tuple[int, ...]:
+        """Samples along each axis of the same extent at the layer's resolution."""
+        return tuple(max(1, round(size * self.ratio)) for size in grid)
+
     def _fits(self, grid: Sequence[int], own: Sequence[int]) -> bool:
         """Whether inputs are of the size that the kernel is for; at another ratio than 1 nearly, since strides round."""
         near = 0 if self.ratio == 1 else math.ceil(self.ratio)

@@ -206,7 +206,7 @@ class NIFFConv(ConvLayer):
         return tuple(size if self.padding is None else size + 2 * (size // 2) for size in self.known_size())
 
     def _own_grid(self) -> tuple[int, ...]:
-        return tuple(max(1, round(size * self.ratio)) for size in self._whole())
+        return self._at_ratio(self._whole())
 
     def _made(self, grid: Sequence[int]) -> Tensor:
         """What convolutions take: the spectrum, or the kernel in space where `linear`."""
@@ -237,7 +237,7 @@ class NIFFConv(ConvLayer):
 
     def _say_size(self, grid: Sequence[int]) -> None:
         size = tuple(int(n) for n in grid)
-        own = tuple(max(1, round(n * self.ratio)) for n in self.known_size())
+        own = self._at_ratio(self.known_size())
         if size in self._said or self._fits(size, own):
             return
         self._said.add(size)
