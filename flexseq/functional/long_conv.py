@@ -190,7 +190,7 @@ NARROW = 16
 2.14, gives wrong values in bfloat16 for 2 to 14 channels where a kernel's last axis has 8, 16, 32 or more taps (a multiple of these)."""
 
 SLOW_PADDING = {1: 3, 2: 7, 3: 7}
-"""By the number of axes: the amount from which torch's CPU convolutions are slower where they pad themselves than on a padded copy. Measured
+"""By the number of axes: from where torch's CPU convolutions are slower padding themselves than on a padded copy. Measured
 over one and two axes on one thread: depthwise, 31 x 31 taps 23 times, 93 taps 18 times; a training step 1.4 to 2 times."""
 
 
