@@ -258,12 +258,13 @@ def draw(out: Path) -> str:
 
 CANDIDATES: dict[str, dict[str, Any]] = {
     "default": {},
-    "depth 2": {"depth": 2},
-    "sigma 0.25": {"mask_sigma": 0.25},
-    "sigma 0.5": {"mask_sigma": 0.5},
-    "lr 0.003": {"lr": 0.003},
+    "kernels of 64 steps": {"kernel_size": 64},
+    "kernels of 256 steps": {"kernel_size": 256},
+    "lr 0.01": {"lr": 0.01},
     "dropout 0.3": {"dropout": 0.3},
+    "depth 2": {"depth": 2},
     "early stopping": {"early_stopping": True},
+    "no early stopping": {"early_stopping": False},
 }
 FOLDS = 3
 

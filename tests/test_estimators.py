@@ -7,6 +7,7 @@ import zipfile
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 import torch
 from sktime.base import load as sktime_load
 from sktime.datasets import load_basic_motions, load_japanese_vowels
@@ -100,6 +101,28 @@ def test_standardisation_skips_what_is_missing():
     scaling = Scaling.of(read_panel([pd.DataFrame(series.T) for series in values]))
     np.testing.assert_allclose(scaling.mean, np.nanmean(values, (0, 2)))
     np.testing.assert_allclose(scaling.scale, 1 / np.nanstd(values, (0, 2)), rtol=1e-4)
+
+
+def test_a_channel_with_a_heavy_tail_is_compressed_and_others_are_not(tmp_path):
+    rng = np.random.default_rng(0)
+    size = 10 ** rng.uniform(0, 5, 200)  # a few large series beside many small ones
+    X = np.stack([rng.poisson(size, (30, 200)).T, rng.normal(3, 2, (200, 30))], 1).astype(float)
+    X[:, 0, :10] = 0
+    X[size.argmax(), 0] *= 50
+    assert scipy.stats.kurtosis(X[:, 0], axis=None, fisher=False) > 100
+    panel = read_panel(frames(X))
+    scaling = Scaling.of(panel, compress=True)
+    median = np.median(X[:, 0])
+    distances = np.abs(X[:, 0] - median)
+    compressed = np.arcsinh((X[:, 0] - median) / np.median(distances[distances > 0]))
+    inputs = scaling.inputs(panel)
+    np.testing.assert_allclose(inputs[:, 0], scipy.stats.zscore(compressed, axis=None), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(inputs[:, 1], scipy.stats.zscore(X[:, 1], axis=None), rtol=1e-3, atol=1e-4)
+    assert Scaling.of(panel).unit is None  # the archive's tasks are as published
+    regressor = FlexTCNRegressor(**SMALL).fit(X, np.log(size))
+    regressor.save(tmp_path / "regressor")
+    assert regressor.scaling_ == scaling == FlexTCNRegressor.load(tmp_path / "regressor").scaling_
+    np.testing.assert_array_equal(FlexTCNRegressor.load(tmp_path / "regressor").predict(X), regressor.predict(X))
 
 
 def test_results_repeat_and_the_users_random_numbers_are_left_alone():

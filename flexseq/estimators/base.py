@@ -1,6 +1,7 @@
 """What the estimators share: settings, training, saving."""
 
 import copy
+import dataclasses
 import io
 import json
 import math
@@ -34,6 +35,9 @@ NETWORK_SETTINGS = ("depth", "width", "kernel", "kernel_size", "mask_sigma", "dr
 """What has to be the same for a warm start."""
 STEPS, MOST_EPOCHS, FEWEST_EPOCHS = 1500, 200, 20
 """Optimiser steps that the default number of epochs aims at, and its bounds."""
+LONGEST_KERNEL = 32
+"""Taps of kernels by default, of longer series too. A fresh kernel network varies little within the few steps that a small data set can learn
+from where its range is a whole series: benchmarks/results/estimators.md has the cross-validation."""
 
 
 class FlexTCNEstimator:
@@ -76,7 +80,7 @@ class FlexTCNEstimator:
     ) -> None:
         """Fit the network to a panel and its targets, indices of classes or scaled numbers; `more` is kept for a warm start too."""
         device = pick_device(self.device)
-        scaling = before.get("scaling") or Scaling.of(panel)
+        scaling = before.get("scaling") or Scaling.of(panel, compress=True)
         split = self._split(panel, scaling.inputs(panel), targets)
         training, validating = self._hold_out(targets, kind)
         recipe = self._recipe(len(training))
@@ -129,9 +133,9 @@ class FlexTCNEstimator:
         return torch.cat(batches).double()
 
     def _network(self, channels: int, outputs: int, length: int) -> FlexTCN:
-        size = int(self.kernel_size) if self.kernel_size is not None else length
+        size = int(self.kernel_size) if self.kernel_size is not None else min(length, LONGEST_KERNEL)
         sigma = self.mask_sigma
-        if sigma is None:  # ten steps of short kernels; the papers' 0.075 of long ones
+        if sigma is None:  # ten steps where kernels have them; the papers' 0.075 of long ones
             sigma = min(0.5, max(0.075, 20 / size))
         options: dict[str, Any] = {"kernel": self.kernel, "kernel_size": size, "mask_sigma": sigma, "dropout": self.dropout}
         with warnings.catch_warnings():
@@ -252,8 +256,7 @@ class FlexTCNEstimator:
         estimator: Any = self
         shared = {name: _plain(getattr(estimator, name)) for name in ("fit_time_", "_y_metadata", "_X_metadata", "_y_inner_mtype")}
         if hasattr(self, "network_"):
-            scaling = {"mean": self.scaling_.mean, "scale": self.scaling_.scale, "shows_missing": self.scaling_.shows_missing}
-            shared |= {"scaling_": scaling, "best_epoch_": self.best_epoch_, "history_": self.history_}
+            shared |= {"scaling_": dataclasses.asdict(self.scaling_), "best_epoch_": self.best_epoch_, "history_": self.history_}
         return shared
 
     def _fitted_from_json(self, fitted: dict[str, Any]) -> None:

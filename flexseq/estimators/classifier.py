@@ -19,13 +19,15 @@ class FlexTCNClassifier(FlexTCNEstimator, BaseClassifier):
     """Classify series with a FlexTCN: causal convolutions as long as they need to be, with learned sizes.
 
     Takes series of equal or unequal lengths, of one or more channels, with missing values (NaN). Channels are standardised by the training
-    series; missing values are filled in from their neighbours, and one more channel says what was there.
+    series, in the logarithmic way of arcsinh where a few values are very much larger than most (kurtosis above 100); missing values are
+    filled in from their neighbours, and one more channel says what was there.
 
     Args:
         depth: residual blocks of two convolutions each.
         width: channels inside.
         kernel: the kernel network: "magnet" | "gabor" | "fourier" | "siren" | "mlp", or a factory such as partial(MAGNet, hidden=16).
-        kernel_size: taps of each kernel before cropping; by default the longest training series' length.
+        kernel_size: taps of each kernel before cropping, the most that it can learn to be; by default 32, or the longest training series'
+            length where that is less. Long patterns want more: up to the series' length.
         mask_sigma: standard deviation at which the kernels' masks start, in units of position (2 is the whole kernel); by default ten
             steps, between 0.075 and 0.5.
         dropout: probability.
@@ -92,7 +94,7 @@ class FlexTCNClassifier(FlexTCNEstimator, BaseClassifier):
         head: str = "mean",
         epochs: int | None = None,
         batch_size: int | None = None,
-        lr: float = 0.01,
+        lr: float = 0.003,
         early_stopping: bool = False,
         validation_fraction: float = 0.2,
         patience: int = 20,

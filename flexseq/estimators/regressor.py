@@ -61,7 +61,7 @@ class FlexTCNRegressor(FlexTCNEstimator, BaseRegressor):
         head: str = "mean",
         epochs: int | None = None,
         batch_size: int | None = None,
-        lr: float = 0.01,
+        lr: float = 0.003,
         early_stopping: bool = False,
         validation_fraction: float = 0.2,
         patience: int = 20,
