@@ -19,7 +19,8 @@ class FlexTCNRegressor(FlexTCNEstimator, BaseRegressor):
     Args:
         depth, width, kernel, kernel_size, mask_sigma, dropout, head, epochs, batch_size, lr: as for `FlexTCNClassifier`.
         early_stopping: hold out a share of the training series, stop when the squared error there has not improved for `patience` epochs,
-            and take the weights of the best epoch; of fewer than five series none is held out.
+            and take the weights of the best epoch; of fewer than five series none is held out. On by default, unlike the
+            classifier's: small sets of numbers are soon overfitted.
         validation_fraction, patience, warm_start, random_state, device, verbose: as for `FlexTCNClassifier`.
 
     Attributes:
@@ -62,7 +63,7 @@ class FlexTCNRegressor(FlexTCNEstimator, BaseRegressor):
         epochs: int | None = None,
         batch_size: int | None = None,
         lr: float = 0.003,
-        early_stopping: bool = False,
+        early_stopping: bool = True,
         validation_fraction: float = 0.2,
         patience: int = 20,
         warm_start: bool = False,
