@@ -8,7 +8,6 @@ import numpy as np
 from flexseq.data.standardise import EPSILON
 from flexseq.errors import InputError
 
-
 HEAVY_TAIL = 100.0
 """Kurtosis above which a channel is compressed for the estimators. A normal distribution has 3; accelerometers and currents of the problems
 that sktime ships have up to 41, counts over countries of all sizes 704."""

@@ -36,8 +36,8 @@ NETWORK_SETTINGS = ("depth", "width", "kernel", "kernel_size", "mask_sigma", "dr
 STEPS, MOST_EPOCHS, FEWEST_EPOCHS = 1500, 200, 20
 """Optimiser steps that the default number of epochs aims at, and its bounds."""
 LONGEST_KERNEL = 32
-"""Taps of kernels by default, of longer series too. A fresh kernel network varies little within the few steps that a small data set can learn
-from where its range is a whole series: benchmarks/results/estimators.md has the cross-validation."""
+"""Taps of kernels by default, of longer series too: a fresh kernel network that spans a long series hardly varies within a mask of ten
+steps, and all kernels start alike. The cross-validation is in benchmarks/results/estimators.md."""
 
 
 class FlexTCNEstimator:
