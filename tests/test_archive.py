@@ -39,6 +39,18 @@ def test_unequal_lengths_come_along():
     assert (x[0, :, lengths[0] :] == 0).all()
 
 
+def test_batches_are_as_long_as_their_longest_series_and_outputs_as_with_all_padding():
+    split = load_archive(problem="JapaneseVowels", limit=60).test
+    shortest = np.argsort(split.lengths[split.indices])[:5]
+    (x, lengths), _ = split.batch(shortest)
+    assert x.shape[2] == lengths.max() < split.inputs.shape[2]
+    torch.manual_seed(0)
+    model = fs.FlexTCN(12, 9, depth=2, width=6, kernel_size=20).eval()
+    whole = torch.from_numpy(split.inputs[split.indices[shortest]])
+    with torch.no_grad():
+        torch.testing.assert_close(model(x, lengths), model(whole, lengths))
+
+
 def test_a_folder_of_ones_own_and_classes_of_one_member(tmp_path):
     for split, labels in (("TRAIN", "aaaaab"), ("TEST", "ab")):
         lines = "\n".join(f"{i}.0,2.0,?,{i + 1}.0:{label}" for i, label in enumerate(labels))

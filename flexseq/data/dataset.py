@@ -37,10 +37,14 @@ class Split:
         """The samples at these positions within the split.
 
         Returns:
-            Inputs, (batch, channels, *grid), with their lengths as a tuple where there are any; targets, (batch,) or (batch, length).
+            Inputs, (batch, channels, *grid), with their lengths as a tuple where there are any, and then only as long as the longest of
+            the batch; targets, (batch,) or (batch, length).
         """
         chosen = self.indices[np.asarray(positions, dtype=np.int64)]  # also of no positions
-        inputs = torch.from_numpy(as_float(self.inputs[chosen]))
+        values = self.inputs[chosen]
+        if self.lengths is not None and self.targets.ndim == 1:  # targets of steps are as long as all inputs, and so are outputs
+            values = values[:, :, : self.lengths[chosen].max(initial=1)]
+        inputs = torch.from_numpy(as_float(values))
         dtype = np.float32 if np.issubdtype(self.targets.dtype, np.floating) else np.int64
         inputs = self.transform(inputs)
         targets = torch.from_numpy(self.targets[chosen].astype(dtype))
