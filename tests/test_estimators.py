@@ -1,6 +1,7 @@
 """FlexTCN behind sktime's interface."""
 
 import copy
+import json
 import pickle
 import zipfile
 
@@ -103,18 +104,17 @@ def test_standardisation_skips_what_is_missing():
     np.testing.assert_allclose(scaling.scale, 1 / np.nanstd(values, (0, 2)), rtol=1e-4)
 
 
-def test_a_channel_with_a_heavy_tail_is_compressed_and_others_are_not(tmp_path):
+def test_a_channel_of_all_orders_of_magnitude_is_compressed_and_others_are_not(tmp_path):
     rng = np.random.default_rng(0)
     size = 10 ** rng.uniform(0, 5, 200)  # a few large series beside many small ones
     X = np.stack([rng.poisson(size, (30, 200)).T, rng.normal(3, 2, (200, 30))], 1).astype(float)
     X[:, 0, :10] = 0
     X[size.argmax(), 0] *= 50
-    assert scipy.stats.median_abs_deviation(X[:, 0], axis=None) < 0.05 * X[:, 0].std()
     panel = read_panel(frames(X))
     scaling = Scaling.of(panel, compress=True)
     median = np.median(X[:, 0])
-    distances = np.abs(X[:, 0] - median)
-    compressed = np.arcsinh((X[:, 0] - median) / np.median(distances[distances > 0]))
+    unit = np.quantile(np.linalg.norm(X[:, 0] - median, axis=1) / 30**0.5, 0.1)
+    compressed = np.arcsinh((X[:, 0] - median) / unit)
     inputs = scaling.inputs(panel)
     np.testing.assert_allclose(inputs[:, 0], scipy.stats.zscore(compressed, axis=None), rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(inputs[:, 1], scipy.stats.zscore(X[:, 1], axis=None), rtol=1e-3, atol=1e-4)
@@ -132,6 +132,55 @@ def test_a_channel_with_a_heavy_tail_is_compressed_and_others_are_not(tmp_path):
     regressor.save(tmp_path / "regressor")
     assert regressor.scaling_ == scaling == FlexTCNRegressor.load(tmp_path / "regressor").scaling_
     np.testing.assert_array_equal(FlexTCNRegressor.load(tmp_path / "regressor").predict(X), regressor.predict(X))
+
+
+def bursts(noise):
+    X = noise * np.random.default_rng(0).normal(size=(40, 1, 100))
+    X[:, 0, 30:50] += np.where(np.arange(40) % 2, 1.5, 1.0)[:, None] * np.sin(np.arange(20))
+    return X
+
+
+@pytest.mark.parametrize(
+    "X",
+    [
+        bursts(0),
+        bursts(1e-15),
+        bursts(1e-3),
+        np.pad(np.random.default_rng(0).normal(size=(20, 1, 10)), ((0, 0), (0, 0), (0, 30))),  # padded by its user
+        np.random.default_rng(0).random((20, 1, 30)) < 0.1,  # on and off
+        np.where(np.arange(20)[:, None, None] < 12, 5.0, np.random.default_rng(0).normal(size=(20, 1, 30))),  # stuck in most series
+        1e200 * np.random.default_rng(0).normal(size=(20, 1, 30)),
+        np.full((20, 1, 30), 0.1),
+    ],
+)
+def test_quiet_stretches_and_equal_values_are_no_orders_of_magnitude(X):
+    assert Scaling.of(read_panel(frames(X.astype(float))), compress=True).unit is None
+
+
+def test_rounding_is_no_unit_of_compression():
+    size = 10.0 ** np.random.default_rng(0).uniform(-3, 3, (60, 1, 1))
+    size[:20] = 1e-17
+    scaling = Scaling.of(read_panel(frames(size * np.random.default_rng(1).normal(size=(60, 1, 30)))), compress=True)
+    assert 1e-5 < scaling.unit[0] < 1e-3
+
+
+def test_kernels_of_long_series_have_32_steps_and_of_short_ones_their_length():
+    for length, size in ((50, 32), (20, 20)):
+        X, y = waves(length=length)
+        network = FlexTCNClassifier(**SMALL).fit(X, y).network_
+        assert {block.conv1.kernel_size for block in network.blocks} == {(size,)}
+
+
+def test_files_from_before_compression_can_be_read(tmp_path):
+    X, y = waves()
+    classifier = FlexTCNClassifier(**SMALL).fit(X, y)
+    classifier.save(tmp_path / "new")
+    with zipfile.ZipFile(tmp_path / "new.zip") as new, zipfile.ZipFile(tmp_path / "old.zip", "w") as old:
+        about = json.loads(new.read("flexseq.json"))
+        del about["fitted"]["scaling_"]["centre"], about["fitted"]["scaling_"]["unit"]
+        old.writestr("flexseq.json", json.dumps(about))
+        old.writestr("model.safetensors", new.read("model.safetensors"))
+    np.testing.assert_array_equal(FlexTCNClassifier.load(tmp_path / "old").predict_proba(X), classifier.predict_proba(X))
 
 
 def test_results_repeat_and_the_users_random_numbers_are_left_alone():
@@ -337,6 +386,9 @@ def test_bad_series_and_settings_are_named():
     nested.iloc[3, 0] = pd.Series([], dtype=float)
     with pytest.raises(fs.InputError, match="at least one value, got none in series 3"):
         FlexTCNClassifier(**SMALL).fit(nested, y)
+    X[3, 1, 5] = 1e39
+    with pytest.raises(fs.InputError, match=r"that float32 can hold, got 1e\+39 in series 3, channel 1, step 5"):
+        classifier.predict(X)
     with pytest.raises(fs.InputError, match="2 channels, as in fit, got 3"):
         classifier.predict(waves(channels=3)[0])
     with pytest.raises(fs.InputError, match="at least one step, got none in series 1"):

@@ -83,7 +83,8 @@ def test_schedule_rises_from_zero_and_falls_as_a_cosine_to_its_floor():
 @pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-mixed"])
 def test_a_run_learns_and_leaves_its_log(tmp_path, precision):
     model, data = a_model(), two_tones()
-    fitted = fit(model, data, Recipe(epochs=10, batch_size=8, lr=0.02, kernel_penalty=1e-4, precision=precision), tmp_path, device=CPU)
+    recipe = Recipe(epochs=10, batch_size=8, lr=0.02, kernel_penalty=1e-4, gradient_clip=10.0, precision=precision)
+    fitted = fit(model, data, recipe, tmp_path, device=CPU)
     predicted, true = predict(model, data.test, device=CPU, batch_size=8)
     assert (predicted == true).float().mean() > 0.9
     assert [row["epoch"] for row in fitted.rows] == list(range(1, 11))

@@ -20,7 +20,7 @@ class Split:
         inputs: (samples, channels, *grid), numpy, also memory-mapped; of more samples than the split has.
         targets: of all `inputs`: (samples,), classes as integers or numbers in floating point; (samples, length), a class at each step.
         indices: which samples the split has.
-        transform: what is done to a batch of inputs, (batch, channels, *grid) in float32.
+        transform: what is done to a batch of inputs, (batch, channels, *grid) in float32; where there are lengths, of any number of steps.
         lengths: of each series of `inputs` without its padding, (samples,); None where all are whole.
     """
 

@@ -135,7 +135,7 @@ class FlexTCNEstimator:
     def _network(self, channels: int, outputs: int, length: int) -> FlexTCN:
         size = int(self.kernel_size) if self.kernel_size is not None else min(length, LONGEST_KERNEL)
         sigma = self.mask_sigma
-        if sigma is None:  # ten steps where kernels have them; the papers' 0.075 of long ones
+        if sigma is None:  # ten steps; a quarter of shorter kernels, the papers' 0.075 of long ones
             sigma = min(0.5, max(0.075, 20 / size))
         options: dict[str, Any] = {"kernel": self.kernel, "kernel_size": size, "mask_sigma": sigma, "dropout": self.dropout}
         with warnings.catch_warnings():

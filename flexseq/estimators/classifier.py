@@ -19,9 +19,9 @@ class FlexTCNClassifier(FlexTCNEstimator, BaseClassifier):
     """Classify series with a FlexTCN: causal convolutions as long as they need to be, with learned sizes.
 
     Takes series of equal or unequal lengths, of one or more channels, with missing values (NaN). Channels are standardised by the training
-    series. One whose values differ by orders of magnitude (half of them within a twentieth of a standard deviation from the median) enters
-    twice: passed through arcsinh before, for the series' level, and standardised within each series, for its shape. Missing values are
-    filled in from their neighbours, and one more channel says what was there.
+    series. One whose series differ by orders of magnitude (all values are 20 times as far from the median as those of the typical series)
+    enters twice: passed through arcsinh before, for the series' level, and standardised within each series, for its shape. Missing values
+    are filled in from their neighbours, and one more channel says what was there.
 
     Args:
         depth: residual blocks of two convolutions each.
@@ -29,8 +29,8 @@ class FlexTCNClassifier(FlexTCNEstimator, BaseClassifier):
         kernel: the kernel network: "magnet" | "gabor" | "fourier" | "siren" | "mlp", or a factory such as partial(MAGNet, hidden=16).
         kernel_size: taps of each kernel before cropping, the most that it can learn to be; by default 32, or the longest training series'
             length where that is less. Long patterns want more: up to the series' length.
-        mask_sigma: standard deviation at which the kernels' masks start, in units of position (2 is the whole kernel); by default ten
-            steps, between 0.075 and 0.5.
+        mask_sigma: standard deviation at which the kernels' masks start, in units of position (2 is the whole kernel); by default 0.5,
+            a quarter of the kernel, and for kernels of more than 40 steps ten steps, but at least 0.075.
         dropout: probability.
         head: where the logits come from: the "mean" over time, or the "last" step.
         epochs: by default as many as give about 1,500 steps of the optimiser, between 20 and 200.
@@ -43,8 +43,8 @@ class FlexTCNClassifier(FlexTCNEstimator, BaseClassifier):
         patience: epochs.
         class_weight: of the classes in the loss: a dict from class to weight, "balanced" for the inverse of their frequencies, None for
             equal ones.
-        warm_start: a second `fit` goes on from the first one's weights, if channels, classes and the network's settings are the same; not
-            after `load`.
+        warm_start: a second `fit` goes on from the first one's weights, and scales as the first one did, if channels, classes and the
+            network's settings are the same; not after `load`.
         random_state: an integer, for results that repeat; a numpy RandomState; or None.
         device: "cpu", "cuda", "mps", or "auto" for what there is. A fitted estimator keeps its network on the CPU.
         verbose: print a line for each epoch, with the time that is left.

@@ -14,13 +14,13 @@ from flexseq.training.objective import OBJECTIVES
 class FlexTCNRegressor(FlexTCNEstimator, BaseRegressor):
     """Predict a number for each series with a FlexTCN; targets are standardised inside.
 
-    Takes series of equal or unequal lengths, of one or more channels, with missing values (NaN).
+    Takes the series that `FlexTCNClassifier` does, and scales them alike.
 
     Args:
         depth, width, kernel, kernel_size, mask_sigma, dropout, head, epochs, batch_size, lr: as for `FlexTCNClassifier`.
         early_stopping: hold out a share of the training series, stop when the squared error there has not improved for `patience` epochs,
             and take the weights of the best epoch; of fewer than five series none is held out. On by default, unlike the
-            classifier's: small sets of numbers are soon overfitted.
+            classifier's: small sets of numbers are soon overfitted. What is held out does not train.
         validation_fraction, patience, warm_start, random_state, device, verbose: as for `FlexTCNClassifier`.
 
     Attributes:
@@ -115,6 +115,6 @@ class FlexTCNRegressor(FlexTCNEstimator, BaseRegressor):
         """Small settings for sktime's tests."""
         small = {"depth": 1, "width": 8, "epochs": 3, "batch_size": 8}
         return [
-            {**small, "random_state": 0},
-            {**small, "kernel": "siren", "head": "last", "early_stopping": True, "random_state": 1},
+            {**small, "early_stopping": False, "random_state": 0},
+            {**small, "kernel": "siren", "head": "last", "random_state": 1},
         ]

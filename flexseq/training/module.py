@@ -121,7 +121,8 @@ class Learner(LightningModule):
         if recipe.optimizer == "sgd":
             optimizer = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
         else:
-            fused = recipe.precision.endswith("-true")  # Lightning refuses to clip gradients for a fused one in mixed precision
+            # Lightning refuses to clip gradients for a fused one in mixed precision, and on CPUs it is wrong for views with gaps.
+            fused = recipe.precision.endswith("-true") and all(p.is_contiguous() for p in self.model.parameters())
             optimizer = torch.optim.Adam(groups, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=fused)
         factor = partial(warmup_cosine, steps=self.steps, warmup_steps=self.warmup_steps, floor=min(1.0, recipe.min_lr / recipe.lr))
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
