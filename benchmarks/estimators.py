@@ -11,6 +11,7 @@ stopped table goes on, and several processes may share the folder; a cell of oth
 
 import argparse
 import json
+import math
 import statistics
 import time
 import warnings
@@ -106,6 +107,7 @@ REGRESSORS: dict[str, Callable[[int], Any]] = {
     "dummy": dummy_regressor,
 }
 WITHOUT_SEED = ("1-NN DTW", "dummy")
+SEEDS = 3
 
 
 def load(problem: str, split: str) -> tuple[Any, np.ndarray]:
@@ -212,26 +214,34 @@ def table(problems: list[str], names: list[str], out: Path, *, decimals: int, fa
     """A row for each problem: score and seconds of fitting for each estimator; the mean ranks below."""
     done = results(out)
     lines = ["| problem | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    scores: dict[str, dict[str, float]] = {}
+    worst = -math.inf if best is max else math.inf
+    scores: dict[str, dict[str, float]] = {problem: {} for problem in problems}
     for problem in problems:
-        cells, scores[problem] = [], {}
+        cells = []
         for name in names:
             runs = [run for run in done.get((problem, name), []) if "score" in run]
             if not runs:
                 cells.append("")
+                if (problem, name) in done:
+                    scores[problem][name] = worst
                 continue
             values = [factor * run["score"] for run in runs]
             scores[problem][name] = statistics.mean(values)
             spread = f" ± {statistics.stdev(values):.{decimals}f}" if len(values) > 1 else ""
-            cells.append(f"{statistics.mean(values):.{decimals}f}{spread} ({statistics.mean(run['fit_s'] for run in runs):.3g} s)")
+            seeds = f", {len(values)} of {SEEDS} seeds" if len(values) < SEEDS and name not in WITHOUT_SEED else ""
+            seconds = statistics.mean(run["fit_s"] for run in runs)
+            time_taken = f"{seconds:.0f}" if seconds >= 10 else f"{seconds:.2g}"
+            cells.append(f"{statistics.mean(values):.{decimals}f}{spread} ({time_taken} s{seeds})")
         lines.append(f"| {problem} | " + " | ".join(cells) + " |")
     for label, among in (("all", names), ("the neural ones", [name for name in names if name.startswith(("FlexTCN", "InceptionTime"))])):
-        shared = [problem for problem in problems if problem in scores and all(name in scores[problem] for name in among)]
-        if not shared or len(among) < 2:
-            continue
-        ranks = {name: statistics.mean(rank(scores[problem], name, among, best) for problem in shared) for name in among}
-        cells = [f"{ranks[name]:.2f}" if name in ranks else "" for name in names]
-        lines.append(f"| mean rank among {label} ({len(shared)} problems that all of them take) | " + " | ".join(cells) + " |")
+        known = [problem for problem in problems if all(name in scores[problem] for name in among)]
+        taken = [problem for problem in known if all(math.isfinite(scores[problem][name]) for name in among)]
+        for what, chosen in (("that all of them take", taken), ("where refusing comes last", known)):
+            if not chosen or (chosen is known and known == taken):
+                continue
+            ranks = {name: statistics.mean(rank(scores[problem], name, among, best) for problem in chosen) for name in among}
+            cells = [f"{ranks[name]:.2f}" if name in ranks else "" for name in names]
+            lines.append(f"| mean rank among {label}, {len(chosen)} problems {what} | " + " | ".join(cells) + " |")
     return lines
 
 
@@ -263,6 +273,9 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     "lr 0.01": {"lr": 0.01},
     "dropout 0.3": {"dropout": 0.3},
     "depth 2": {"depth": 2},
+    "64 channels": {"width": 64},
+    "batches of 64": {"batch_size": 64},
+    "masks twice as wide": {"mask_sigma": 1.0},
     "early stopping": {"early_stopping": True},
     "no early stopping": {"early_stopping": False},
 }
@@ -310,7 +323,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--problems", nargs="+", default=[*PROBLEMS, *WITH_MISSING, *REGRESSIONS])
     parser.add_argument("--estimators", nargs="+", default=[*dict.fromkeys([*CLASSIFIERS, *REGRESSORS])])
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--draw", action="store_true", help="only draw what is finished")
     parser.add_argument("--tune", action="store_true", help="cross-validate candidates for the defaults instead")
