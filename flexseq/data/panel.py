@@ -45,7 +45,8 @@ def read_panel(frames: list[Any]) -> Panel:
     """A panel of sktime's "df-list" type: a DataFrame for each series, steps in rows, channels in columns.
 
     Raises:
-        InputError: no series; a series without steps; unequal numbers of channels; infinite values; values that are no numbers.
+        InputError: no series; a series without steps; unequal numbers of channels; infinite values, and those too large for float32;
+            values that are no numbers.
     """
     if not frames:
         raise InputError("X expected at least one series, got none")
@@ -63,6 +64,10 @@ def read_panel(frames: list[Any]) -> Panel:
         if np.isinf(array).any():
             channel, step = np.argwhere(np.isinf(array))[0]
             raise InputError(f"X expected finite values, got {array[channel, step]} in series {position}, channel {channel}, step {step}")
+        if (np.abs(array) > np.finfo(np.float32).max).any():
+            channel, step = np.argwhere(np.abs(array) > np.finfo(np.float32).max)[0]
+            where = f"in series {position}, channel {channel}, step {step}"
+            raise InputError(f"X expected values that float32 can hold, got {array[channel, step]} {where}")
         if np.isnan(array).all():  # sktime makes such a series of one without steps, too
             raise InputError(f"X expected series with at least one value, got none in series {position}")
         arrays.append(array)

@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from sktime.classification.base import BaseClassifier
@@ -26,7 +27,8 @@ class FlexTCNClassifier(FlexTCNEstimator, BaseClassifier):
     Args:
         depth: residual blocks of two convolutions each.
         width: channels inside.
-        kernel: the kernel network: "magnet" | "gabor" | "fourier" | "siren" | "mlp", or a factory such as partial(MAGNet, hidden=16).
+        kernel: the kernel network: "magnet" | "gabor" | "fourier" | "siren" | "mlp", or a factory such as
+            functools.partial(flexseq.kernels.MAGNet, hidden=16).
         kernel_size: taps of each kernel before cropping, the most that it can learn to be; by default 32, or the longest training series'
             length where that is less. Long patterns want more: up to the series' length.
         mask_sigma: standard deviation at which the kernels' masks start, in units of position (2 is the whole kernel); by default 0.5,
@@ -40,9 +42,9 @@ class FlexTCNClassifier(FlexTCNEstimator, BaseClassifier):
             the weights of the best epoch. Where a class is too small to be split, the share is drawn without regard to classes;
             of fewer than five series none is held out.
         validation_fraction: that share.
-        patience: epochs.
-        class_weight: of the classes in the loss: a dict from class to weight, "balanced" for the inverse of their frequencies, None for
-            equal ones.
+        patience: epochs after the learning rate's warm-up, which is the first tenth of them.
+        class_weight: of the classes in the loss: a dict from class to weight (1 for those that it lacks), "balanced" for the inverse of
+            their frequencies, None for equal ones.
         warm_start: a second `fit` goes on from the first one's weights, and scales as the first one did, if channels, classes and the
             network's settings are the same; not after `load`.
         random_state: an integer, for results that repeat; a numpy RandomState; or None.
@@ -52,7 +54,8 @@ class FlexTCNClassifier(FlexTCNEstimator, BaseClassifier):
     Attributes:
         network_: the FlexTCN; after fitting to a single class there is none.
         classes_: the classes, in the order of `predict_proba`'s columns.
-        history_: a dict of measurements for each epoch.
+        history_: a list with a dict for each epoch: epoch, train_loss, train_accuracy, validation_loss, validation_accuracy, lr, seconds.
+        best_epoch_: with early stopping, which epoch's weights these are, counted from 1.
 
     Source:
         Romero et al. 2022, "FlexConv: Continuous Kernel Convolutions with Differentiable Kernel Sizes".
@@ -126,6 +129,9 @@ class FlexTCNClassifier(FlexTCNEstimator, BaseClassifier):
         super().__init__()
 
     def _fit(self, X: list[Any], y: np.ndarray) -> "FlexTCNClassifier":
+        missing = np.flatnonzero(pd.isna(y))
+        if len(missing):
+            raise InputError(f"y expected a class for each series, got {y[missing[0]]} at {missing[0]}")
         targets = np.array([self._class_dictionary[label] for label in y])
         outputs = len(self.classes_)
         panel, before = self._before(X, outputs, tuple(self.classes_.tolist()))
@@ -141,7 +147,7 @@ class FlexTCNClassifier(FlexTCNEstimator, BaseClassifier):
         if isinstance(self.class_weight, dict):
             unknown = [label for label in self.class_weight if label not in self._class_dictionary]
             if unknown:
-                raise InputError(f"class_weight expected classes of y, {', '.join(map(str, self.classes_))}, got {unknown[0]}")
+                raise InputError(f"class_weight expected classes of y, {', '.join(map(repr, self.classes_.tolist()))}, got {unknown[0]!r}")
             weights = np.array([float(self.class_weight.get(label, 1.0)) for label in self.classes_])
         elif self.class_weight == "balanced":
             weights = compute_class_weight("balanced", classes=np.arange(len(self.classes_)), y=targets)

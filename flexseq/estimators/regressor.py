@@ -25,7 +25,8 @@ class FlexTCNRegressor(FlexTCNEstimator, BaseRegressor):
 
     Attributes:
         network_: the FlexTCN.
-        history_: a dict of measurements for each epoch; errors are of the scaled targets.
+        history_: a list with a dict for each epoch; errors are of the scaled targets.
+        best_epoch_: with early stopping, which epoch's weights these are, counted from 1.
 
     Example:
         >>> import numpy as np
@@ -95,8 +96,10 @@ class FlexTCNRegressor(FlexTCNEstimator, BaseRegressor):
 
     def _fit(self, X: list[Any], y: np.ndarray) -> "FlexTCNRegressor":
         y = np.asarray(y, np.float64)
-        if not np.isfinite(y).all():
-            raise InputError(f"y expected finite numbers, got {y[~np.isfinite(y)][0]} at {int(np.argmin(np.isfinite(y)))}")
+        fits = np.abs(y) <= np.finfo(np.float32).max
+        if not fits.all():
+            what = "numbers that float32 can hold" if np.isfinite(y[~fits][0]) else "finite numbers"
+            raise InputError(f"y expected {what}, got {y[~fits][0]} at {int(np.argmin(fits))}")
         panel, before = self._before(X, 1)
         mean, std = before.get("of_targets", (float(y.mean()), float(y.std()) or 1.0))
         scaled = ((y - mean) / std).astype(np.float32)
