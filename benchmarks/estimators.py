@@ -236,8 +236,9 @@ def table(problems: list[str], names: list[str], out: Path, *, decimals: int, fa
     for label, among in (("all", names), ("the neural ones", [name for name in names if name.startswith(("FlexTCN", "InceptionTime"))])):
         known = [problem for problem in problems if all(name in scores[problem] for name in among)]
         taken = [problem for problem in known if all(math.isfinite(scores[problem][name]) for name in among)]
-        for what, chosen in (("that all of them take", taken), ("where refusing comes last", known)):
-            if not chosen or (chosen is known and known == taken):
+        rows = {"that all of them take": taken, "where refusing comes last": known if known != taken else []}
+        for what, chosen in rows.items():
+            if not chosen:
                 continue
             ranks = {name: statistics.mean(rank(scores[problem], name, among, best) for problem in chosen) for name in among}
             cells = [f"{ranks[name]:.2f}" if name in ranks else "" for name in names]

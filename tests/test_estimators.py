@@ -214,7 +214,7 @@ def test_regressor_scales_its_targets():
     np.testing.assert_allclose(constant.predict(X), 4.25, atol=1.0)
 
 
-def test_early_stopping_takes_the_best_epoch_and_says_where_it_cannot():
+def test_early_stopping_takes_the_best_epoch_and_says_where_it_cannot(capsys):
     X, y = waves(40)
     options = {**SMALL, "epochs": 40, "early_stopping": True, "patience": 2}
     classifier = FlexTCNClassifier(**options).fit(X, y)
@@ -223,6 +223,9 @@ def test_early_stopping_takes_the_best_epoch_and_says_where_it_cannot():
         range(len(accuracies)), key=lambda i: (accuracies[i], -classifier.history_[i]["validation_loss"])
     )
     assert len(accuracies) == min(40, max(classifier.best_epoch_, 4) + 2)  # 4 epochs of warm-up do not count
+    FlexTCNClassifier(**{**options, "verbose": True}).fit(X, y)
+    said = f"stopped after epoch {len(accuracies)} of 40; the weights are those of epoch {classifier.best_epoch_}"
+    assert said in capsys.readouterr().out
     y[0] = "once"
     with pytest.warns(UserWarning, match="without regard to classes"):
         FlexTCNClassifier(**options).fit(X, y)

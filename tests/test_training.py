@@ -11,6 +11,8 @@ import torch
 import flexseq as fs
 from flexseq.data.dataset import Dataset, Split
 from flexseq.training.fit import fit, pick_device, predict
+from flexseq.training.module import Learner
+from flexseq.training.objective import OBJECTIVES
 from flexseq.training.parameters import kernel_penalty
 from flexseq.training.recipe import Recipe
 from flexseq.training.schedule import warmup_cosine
@@ -94,6 +96,17 @@ def test_a_run_learns_and_leaves_its_log(tmp_path, precision):
     with open(tmp_path / "history.csv") as file:
         assert [float(row["train_loss"]) for row in csv.DictReader(file)] == [row["train_loss"] for row in fitted.rows]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["history.csv", "last.ckpt"]
+
+
+def test_adam_is_not_fused_for_parameters_with_gaps():
+    model, recipe = a_model(), Recipe(epochs=1, batch_size=8, lr=0.1)
+
+    def fused():
+        return Learner(model, OBJECTIVES["classification"], 2, recipe, 1).configure_optimizers()["optimizer"].defaults["fused"]
+
+    assert fused()
+    model.with_gaps = torch.nn.Parameter(torch.randn(4, 6)[:, :3])
+    assert not fused()
 
 
 def test_losses_are_means_over_samples_whatever_the_batches(tmp_path):

@@ -61,13 +61,7 @@ def read_panel(frames: list[Any]) -> Panel:
             array = frame.to_numpy(np.float64, na_value=np.nan).T
         except (TypeError, ValueError) as error:
             raise InputError(f"X expected numbers, got {frame.dtypes.iloc[0]} in series {position}") from error
-        if np.isinf(array).any():
-            channel, step = np.argwhere(np.isinf(array))[0]
-            raise InputError(f"X expected finite values, got {array[channel, step]} in series {position}, channel {channel}, step {step}")
-        if (np.abs(array) > np.finfo(np.float32).max).any():
-            channel, step = np.argwhere(np.abs(array) > np.finfo(np.float32).max)[0]
-            where = f"in series {position}, channel {channel}, step {step}"
-            raise InputError(f"X expected values that float32 can hold, got {array[channel, step]} {where}")
+        _check_size(array, array, f"series {position}, channel {{}}, step {{}}")
         if np.isnan(array).all():  # sktime makes such a series of one without steps, too
             raise InputError(f"X expected series with at least one value, got none in series {position}")
         arrays.append(array)
@@ -155,12 +149,17 @@ class Scaling:
                 inputs[series, channel, :length] = np.interp(np.arange(length), known, scaled[series, channel, known])
         if self.shows_missing:
             inputs = np.concatenate([inputs, there[:, : len(self.mean)].mean(1, keepdims=True)], 1)
-        too_large = np.argwhere(np.abs(inputs[:, : len(self.mean)]) > np.finfo(np.float32).max)
-        if len(too_large):
-            series, channel, step = too_large[0]
-            value = panel.values[series, channel, step]
-            raise InputError(f"X expected values that float32 can hold, got {value} in series {series}, channel {channel}, step {step}")
+        _check_size(inputs[:, : len(self.mean)], panel.values, "series {}, channel {}, step {}")
         return inputs.astype(np.float32)
+
+
+def _check_size(numbers: np.ndarray, values: np.ndarray, where: str) -> None:
+    """Refuse numbers that are infinite in float32, by the values that they were made of; `where` formats their indices."""
+    too_large = np.argwhere(np.abs(numbers) > np.finfo(np.float32).max)
+    if len(too_large):
+        value = values[tuple(too_large[0])]
+        what = "values that float32 can hold" if np.isfinite(value) else "finite values"
+        raise InputError(f"X expected {what}, got {value} in {where.format(*too_large[0])}")
 
 
 def _centre_and_unit(channel: np.ndarray) -> tuple[float, float]:

@@ -113,6 +113,9 @@ class FlexTCNEstimator:
             )
         if stops:
             network.load_state_dict(fitted.best_weights)
+            if self.verbose:
+                done = f"stopped after epoch {len(fitted.rows)} of {recipe.epochs}"
+                print(f"{type(self).__name__}: {done}; the weights are those of epoch {fitted.best_epoch}")
         self.network_ = network.cpu().eval()
         self.scaling_ = scaling
         self.history_ = fitted.rows

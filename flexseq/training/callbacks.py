@@ -131,20 +131,16 @@ class StopEarly(Callback):
     Args:
         history: which epoch was the best; it comes before this callback.
         patience: epochs, of which those of the learning rate's warm-up do not count: what is best there is so by chance.
-        label: what the line that says so begins with; None for no such line.
     """
 
-    def __init__(self, history: History, patience: int, label: str | None = None):
+    def __init__(self, history: History, patience: int):
         self.history = history
         self.patience = patience
-        self.label = label
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        done, best = len(self.history.rows), self.history.best_epoch
-        if done - max(best, math.ceil(pl_module.warmup_steps / trainer.num_training_batches)) >= self.patience:
+        warmup_epochs = math.ceil(pl_module.warmup_steps / trainer.num_training_batches)
+        if len(self.history.rows) - max(self.history.best_epoch, warmup_epochs) >= self.patience:
             trainer.should_stop = True
-        if self.label is not None and is_first_process() and (trainer.should_stop or done == trainer.max_epochs):
-            print(f"{self.label}: stopped after epoch {done} of {trainer.max_epochs}; the weights are epoch {best}'s")
 
 
 class Report(Callback):

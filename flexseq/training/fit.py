@@ -131,10 +131,9 @@ def fit(
     module = Learner(model, aim, dataset.outputs, recipe, len(train), dataset.augment, len(dataset.validation) > 0)
     history = History(None if folder is None else folder / LOG, aim)
     callbacks: list[Any] = [EpochSeeds(recipe.seed), history]
-    callbacks += []
+    callbacks += [] if patience is None else [StopEarly(history, patience)]
     callbacks += [] if folder is None else [EveryEpoch(folder / CHECKPOINT)]
     callbacks += [] if label is None else [Report(history, recipe.epochs, label)]
-    callbacks += [] if patience is None else [StopEarly(history, patience, label)]
     trainer = Trainer(
         accelerator={"cuda": "gpu"}.get(device.type, device.type),
         devices=devices.devices,
