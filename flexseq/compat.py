@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from flexseq.errors import InputError
 from flexseq.nn.continuous import ContinuousConv
 from flexseq.nn.niff import NIFFConv
+from flexseq.nn.sizes import KernelSize, encode
 
 # Of the original's names, as regular expressions, the ones here. The longest path is a network's, the shortest a kernel network's.
 RENAMED = (
@@ -66,7 +67,7 @@ def load_flexconv(model: nn.Module, state_dict: Mapping[str, Tensor]) -> nn.Modu
         elif leaf == "train_length":
             layers = [layer for path, layer in model.named_modules() if path == prefix.removesuffix(".")]
             ndim = layers[0].ndim if layers and isinstance(layers[0], ContinuousConv) else 1
-            ours[f"{prefix}_extra_state"] = torch.cat([tensor.double().expand(ndim), torch.ones(1, dtype=torch.float64)])
+            ours[f"{prefix}kernel_size_code"] = encode(KernelSize(tuple(int(n) for n in tensor.expand(ndim)), True), ndim)
         else:
             ours[name] = tensor
     wanted = model.state_dict()
@@ -137,7 +138,7 @@ def load_niff(layer: nn.Module, state_dict: Mapping[str, Tensor]) -> nn.Module:
             ours[f"{part}.readout.{leaf}"] = values
         else:
             ours[f"{part}.linears.{numbers.index(number)}.{leaf}"] = values
-    wanted = {name: tensor for name, tensor in layer.state_dict().items() if not name.endswith("_extra_state")}
+    wanted = {name: tensor for name, tensor in layer.state_dict().items() if name != "kernel_size_code"}
     wrong = sorted(
         name for name in wanted.keys() | ours.keys() if name not in wanted or name not in ours or wanted[name].shape != ours[name].shape
     )

@@ -287,7 +287,7 @@ def test_a_size_that_is_refused_leaves_the_layer_as_it_was():
 def test_states_of_other_layers_are_refused():
     state = fs.CFConv1d(2, 4, 8).state_dict()
     for other in (fs.CFConv1d(4, 4), fs.CFConv1d(2, 4, groups=2), fs.CFConv1d(2, 4, half=False), fs.CFConv1d(2, 4, 9, half=False)):
-        with pytest.raises(fs.InputError, match=r"expected state of shape .* for 8 samples"):
+        with pytest.raises(fs.InputError, match=r"expected state_values of shape .* for 8 samples"):
             other.load_state_dict(state)
     with pytest.raises(fs.InputError, match="positions of at most 40"):
         fs.CFConv1d(2, 4, positions=1000).load_state_dict(state)

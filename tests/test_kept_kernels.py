@@ -161,7 +161,9 @@ def test_another_kernel_size_makes_a_new_kernel():
     layer = fs.CKConv1d(2, 2, 20).eval()
     x = torch.randn(1, 2, 64)
     layer(x)
-    layer.load_state_dict({**layer.state_dict(), "_extra_state": torch.tensor([31.0, 1.0])})
+    other = fs.CKConv1d(2, 2, 31)
+    layer.load_state_dict({**layer.state_dict(), "kernel_size_code": other.kernel_size_code})
+    assert layer.kernel_size == (31,)
     assert relative(layer(x), fresh(layer, x)) < 1e-5
 
 

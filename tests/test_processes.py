@@ -54,7 +54,7 @@ def work(rank, kind, folder):
         if isinstance(layer, fs.CFConv2d):
             layer._seed += 7 * rank  # built by each process with random numbers of its own
             layer._steps += rank
-            layer.kernel_size = layer.state = None  # and started in eval mode, each by itself
+            layer.kernel_size = None  # and started in eval mode, each by itself
     if kind == "sparse":
         with torch.no_grad():
             model.eval()(x[0])
@@ -79,6 +79,33 @@ def test_two_processes_train_as_one(kind, tmp_path):
         state = torch.load(tmp_path / f"{rank}.pt")
         for name, value in model.state_dict().items():
             torch.testing.assert_close(state[name], value, atol=1e-8, rtol=0, msg=f"{name} of process {rank}")
+
+
+def work_of_unequal_lengths(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    torch.manual_seed(rank)
+    model = fs.FlexTCN(2, 3, depth=1, width=6, mask_sigma=0.3, variance_preserving=True, dropout=0.0)
+    x = torch.randn(4, 2, 50 if rank == 0 else 30)
+    if rank == 1:
+        model.eval()(torch.randn(1, 2, 70))  # one process alone has a look before
+    parallel = torch.nn.parallel.DistributedDataParallel(model).train()
+    for _ in range(2):
+        parallel(x).sum().backward()
+    torch.save(model.state_dict(), f"{folder}/{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_processes_agree_on_the_longest_kernel(tmp_path):
+    mp.spawn(work_of_unequal_lengths, (str(tmp_path),), nprocs=2)
+    states = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
+    for (name, one), other in zip(states[0].items(), states[1].values(), strict=True):
+        if "running" not in name:  # statistics are of each process's half here
+            assert torch.equal(one, other), name
+    model = fs.FlexTCN(2, 3, depth=1, width=6)
+    model.load_state_dict(states[0])
+    assert model.blocks[0].conv1.kernel_size == (50,)
 
 
 def test_shares_of_a_batch_are_disjoint_and_all_of_it(monkeypatch):

@@ -172,10 +172,14 @@ def test_ratio_is_checked_where_there_is_nothing_to_change():
 
 def test_state_from_before_there_were_resolutions():
     layer = fs.FlexConv2d(2, 2, (5, 7))
-    layer.set_extra_state(torch.tensor([9, 3]))
+    state = layer.state_dict()
+    del state["kernel_size_code"]
+    layer.load_state_dict({**state, "_extra_state": torch.tensor([9, 3])})
     assert (layer.kernel_size, layer.ratio) == ((9, 3), 1.0)
+    layer.load_state_dict({**state, "_extra_state": torch.tensor([9, 4, 1.5])})
+    assert (layer.kernel_size, layer.ratio) == ((9, 4), 1.5)
     with pytest.raises(fs.InputError, match="a state of 2 axes"):
-        layer.set_extra_state(torch.tensor([9]))
+        layer.load_state_dict({**state, "_extra_state": torch.tensor([9])})
 
 
 def test_layer_without_a_size_is_refused():

@@ -262,4 +262,4 @@ class MAGNet(MultiplicativeFilterNetwork):
 
 
 def _draw_gamma(shape: tuple[int, int], alpha: float) -> Tensor:
-    return torch.distributions.Gamma(alpha, GAMMA_BETA).sample(shape)
+    return torch.distributions.Gamma(alpha, GAMMA_BETA, validate_args=False).sample(shape)  # also on the meta device

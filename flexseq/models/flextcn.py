@@ -91,8 +91,8 @@ class FlexTCN(nn.Module):
         width: channels inside.
         conv: "flex" (FlexConv1d), "ck" (CKConv1d), "njet" (NJetConv1d, which takes no `kernel`), or "conv" (plain, with `kernel_size`).
         kernel: the kernel network: "magnet" | "gabor" | "fourier" | "siren" | "mlp", or a factory such as partial(MAGNet, hidden=16).
-        kernel_size: taps of each kernel before cropping; by default the length of the first input (of its longest series, where `lengths`
-            are given), and kept then.
+        kernel_size: taps of each kernel before cropping; by default the length of the first training batch (of its longest series, where
+            `lengths` are given), and kept then.
         mask_sigma: where the masks of "flex" (or the widths of "njet") start: 2.0 is the whole kernel; short series want 0.2 to 0.3.
         dropout: probability, in [0, 1).
         norm: "batch"; "layer" over the channels of each step; "group" over channels and time together, which looks at the whole

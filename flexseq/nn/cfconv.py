@@ -2,6 +2,7 @@
 
 import math
 import numbers
+import struct
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +18,8 @@ from flexseq.functional.circular_conv import as_correlation, checked_grid, circu
 from flexseq.functional.state_conv import Sampled, state_conv
 from flexseq.kernels.stacked import Rows, StackedMLP
 from flexseq.nn.layer import ConvLayer
+from flexseq.nn.sizes import KernelSize, decode, encode
+from flexseq.nn.unmade import Unmade
 from flexseq.positions import unit_coordinates
 
 PARAMETERISATIONS = ("hwio", "hwi", "hwo", "hw")
@@ -38,7 +41,7 @@ class CFConv(ConvLayer):
 
     Args:
         in_channels, out_channels: multiples of `groups`.
-        kernel_size: samples along each axis of the inputs; where None, taken from the first input and kept, in the state_dict too.
+        kernel_size: samples along each axis of the inputs; where None, taken from the first training batch and kept, in the state_dict too.
         groups: as in torch.nn.
         bias: whether a learned constant is added to each output channel.
         parameterisation: what the networks are functions of: "hwio", one pair for all; "hwi", one for each output channel; "hwo", for each
@@ -75,8 +78,6 @@ class CFConv(ConvLayer):
         >>> layer(torch.randn(2, 3, 16, 16)).shape, layer.total_positions, layer.sample_kernel().shape
         (torch.Size([2, 8, 16, 16]), 3456, torch.Size([8, 3, 16, 16]))
     """
-
-    state: Tensor | None
 
     def __init__(
         self,
@@ -138,16 +139,19 @@ class CFConv(ConvLayer):
         }[parameterisation]
         self.real, self.imaginary = (StackedMLP(count, coordinates, widths) for _ in range(2))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
-        self.register_buffer("state", None)
+        # Flat, which no memory format of images concerns, and what sampling wants.
+        self.state_values: Tensor
+        self.register_buffer("state_values", Unmade.make(self.real.weights[0]))
         self._seed = int(torch.randint(2**31, (), device="cpu")) if seed is None else int(seed)
         if not 0 <= self._seed < 2**53:
             raise InputError(f"{name} expected a seed in [0, 2**53), got {seed}")
         self._shared = False
         self._steps = 0
-        self.kernel_size = None
         size = self._checked_kernel_size(kernel_size)
         if size is not None:
-            self._start(size)
+            self._check_positions(size)
+            self._set_size(KernelSize(size, True))
+            self._start()
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve; in training with gradients, after the state was updated at this step's positions.
@@ -164,8 +168,10 @@ class CFConv(ConvLayer):
         self._check_input(x, self.real.weights[0].dtype)
         if 0 in x.shape:
             raise InputError(f"{type(self).__name__} expected at least one sample, got shape {tuple(x.shape)}")
-        if self.kernel_size is None:
-            self._start(tuple(int(n) for n in x.shape[2:]))
+        if not torch.compiler.is_compiling():
+            self._read_code()
+        if self._needs_size():
+            self._size_from(x.shape[2:])
         if self.training:
             self._share()
         own = self._own_grid()
@@ -181,18 +187,16 @@ class CFConv(ConvLayer):
         return y.to(x.dtype)
 
     def _infer(self, x: Tensor) -> Tensor:
-        assert self.state is not None
         if self.ratio != 1:
             return circular_conv(x, self.sample_spectrum(tuple(x.shape[2:])), groups=self.groups).to(
                 torch.promote_types(x.dtype, torch.float32)
             )
-        return state_conv(x, self.state, groups=self.groups, half=self.keeps_half)
+        return state_conv(x, self._shaped_state, groups=self.groups, half=self.keeps_half)
 
     @torch.compiler.disable
     def _train_step(self, x: Tensor) -> Tensor:
         if self.ratio != 1:
             raise InputError(f"{type(self).__name__} trains at the resolution of its state alone; it is set to a ratio of {self.ratio:g}")
-        assert self.state is not None
         if self.refresh_every is not None and self._steps and self._steps % self.refresh_every == 0:
             self.refresh()
         with torch.autocast(x.device.type, enabled=False):
@@ -203,16 +207,16 @@ class CFConv(ConvLayer):
                 self._steps += 1
                 values = self._evaluate(positions, None if rows is None else rows.to(x.device))
                 with torch.no_grad():
-                    flat = self.state.view(-1, 2)
+                    flat = self.state_values
                     new = values.to(flat.dtype)
                     flat[positions] = new if self.rate == 1 else torch.lerp(flat[positions], new, self.rate)
-                return state_conv(x, self.state, Sampled(values, positions, self.rate), groups=self.groups, half=self.keeps_half)
+                return state_conv(x, self._shaped_state, Sampled(values, positions, self.rate), groups=self.groups, half=self.keeps_half)
             self._steps += 1
             whole = self._whole()
             if self.rate != 1:
-                whole = torch.lerp(self.state.to(whole.dtype), whole, self.rate)
+                whole = torch.lerp(self._shaped_state.to(whole.dtype), whole, self.rate)
             with torch.no_grad():
-                self.state.copy_(whole)
+                self._shaped_state.copy_(whole)
             return circular_conv(x, self._as_half(whole), groups=self.groups)
 
     @torch.no_grad()
@@ -225,8 +229,7 @@ class CFConv(ConvLayer):
         if not isinstance(chunk, numbers.Integral) or chunk < 1:
             raise InputError(f"chunk expected an integer of at least 1, got {chunk!r}")
         self.known_size()
-        assert self.state is not None
-        flat = self.state.view(-1, 2)
+        flat = self.state_values
         for start in range(0, len(flat), chunk):
             positions = torch.arange(start, min(start + chunk, len(flat)), device=flat.device)
             flat[positions] = self._evaluate(positions).to(flat.dtype)
@@ -254,8 +257,7 @@ class CFConv(ConvLayer):
             shared = [self._seed, self._steps]
             dist.broadcast_object_list(shared)
             self._seed, self._steps = shared
-            assert self.state is not None
-            dist.broadcast(self.state, 0)
+            dist.broadcast(self.state_values, 0)
             self._shared = True
 
     @property
@@ -288,8 +290,8 @@ class CFConv(ConvLayer):
             grid: of the signals that it is for: what the state's own cannot hold is 0. By default its size times the resolution's ratio.
         """
         size = self.known_size()
-        assert self.state is not None
-        spectrum = self._as_half(self.state.to(torch.promote_types(self.state.dtype, torch.float32)))
+        state = self._shaped_state
+        spectrum = self._as_half(state.to(torch.promote_types(state.dtype, torch.float32)))
         grid = self._own_grid() if grid is None else checked_grid(grid, self.ndim)
         return spectrum if grid == size else resize_spectrum(spectrum, size, grid)
 
@@ -310,15 +312,14 @@ class CFConv(ConvLayer):
 
     def _whole(self) -> Tensor:
         """All values, by the gradient: (*grid, in / groups, out, 2)."""
-        assert self.state is not None
-        device = self.state.device
+        device = self.state_values.device
         total = self.total_positions
         if self.gradient == "chunked":
             parts = [torch.arange(start, min(start + CHUNK, total), device=device) for start in range(0, total, CHUNK)]
-            return torch.cat([self._again(part) for part in parts]).view(self.state.shape)
+            return torch.cat([self._again(part) for part in parts]).view(self._state_shape(self.known_size()))
         everything = torch.arange(total, device=device)
         values = self._evaluate(everything) if self.gradient == "naive" else self._again(everything)
-        return values.view(self.state.shape)
+        return values.view(self._state_shape(self.known_size()))
 
     def _again(self, positions: Tensor) -> Tensor:
         result: Any = checkpoint(self._evaluate, positions, use_reentrant=False, preserve_rng_state=False)
@@ -345,15 +346,30 @@ class CFConv(ConvLayer):
             axes += [self.ndim + 1] if self.parameterisation in ("hwio", "hwo") else []
             return torch.cat([network(coordinates[:, axes], rows) for network in (self.real, self.imaginary)], 1)
 
-    def _start(self, size: tuple[int, ...]) -> None:
-        """Fix the kernel's size, and make the state."""
+    def _size_for(self, grid: Sequence[int]) -> tuple[int, ...]:
+        size = super()._size_for(grid)
         self._check_positions(size)
+        return size
+
+    def _start(self) -> None:
+        """Make the state."""
         weight = self.real.weights[0]
+        shape = self._state_shape(self.known_size())
         with torch.inference_mode(False):  # a first input may come where nothing is to be trained
             generator = torch.Generator().manual_seed(self._seed)
-            state = torch.empty(self._state_shape(size), device="cpu").uniform_(-1, 1, generator=generator)
-            self.state = state.to(device=weight.device, dtype=weight.dtype)
-        self.kernel_size = size
+            state = torch.empty(math.prod(shape[:-1]), 2, device="cpu").uniform_(-1, 1, generator=generator)
+            self.state_values = state.to(device=weight.device, dtype=weight.dtype)
+
+    @property
+    def state(self) -> Tensor | None:
+        """By frequency and channels, a view: (*grid, in_channels / groups, out_channels, 2), real and imaginary; None without a size."""
+        return None if self.kernel_size is None else self.state_values.view(self._state_shape(self.kernel_size))
+
+    @property
+    def _shaped_state(self) -> Tensor:
+        state = self.state
+        assert state is not None
+        return state
 
     def _check_positions(self, size: Sequence[int]) -> None:
         total, name = math.prod(self._state_shape(size)[:-1]), type(self).__name__
@@ -373,34 +389,46 @@ class CFConv(ConvLayer):
     def _own_grid(self) -> tuple[int, ...]:
         return self._at_ratio(self.known_size())
 
-    # The state belongs to the state_dict, and so do its size, and where the drawing of positions stands.
+    # Where the drawing of positions stands belongs to the state_dict: as bytes, which are exact in every type of numbers.
     def get_extra_state(self) -> Tensor:
-        return torch.tensor([*(self.kernel_size or (0,) * self.ndim), self.ratio, self._seed, self._steps], dtype=torch.float64)
+        return torch.frombuffer(bytearray(struct.pack(">QQ", self._seed, self._steps)), dtype=torch.uint8)
 
     def set_extra_state(self, state: Tensor) -> None:
-        if len(state) != self.ndim + 3:
-            raise InputError(f"{type(self).__name__} expected a state of {self.ndim} axes, got {state.tolist()}")
-        *_, self._ratio, seed, steps = state.tolist()  # the size was read before the state was
-        self._seed, self._steps = int(seed), int(steps)
+        try:
+            self._seed, self._steps = struct.unpack(">QQ", bytes(int(byte) for byte in state.tolist()))
+        except (ValueError, struct.error) as error:
+            raise InputError(
+                f"{type(self).__name__} expected a state of 16 bytes, a seed and a number of steps, got {state.tolist()}"
+            ) from error
 
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *arguments: Any, **options: Any) -> None:
-        extra, saved = state_dict.get(f"{prefix}_extra_state"), state_dict.get(f"{prefix}state")
-        if extra is not None and len(extra) == self.ndim + 3:
-            numbers_of = [int(n) for n in extra.tolist()[: self.ndim]]
-            size = tuple(numbers_of) if all(numbers_of) else None
-            if size is not None and saved is not None and tuple(saved.shape) != self._state_shape(size):
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:
+        extra, state = f"{prefix}_extra_state", f"{prefix}state_values"
+        old = state_dict.get(extra)
+        if isinstance(old, Tensor) and old.is_floating_point() and len(old) == self.ndim + 3:  # files from before the code
+            *size, seed, steps = old.tolist()
+            if not 0 <= seed < 2**53 or not 0 <= steps < 2**53:
+                raise InputError(f"{type(self).__name__} expected a seed and a number of steps below 2**53, got {seed} and {steps}")
+            state_dict[f"{prefix}kernel_size_code"] = encode(self._size_as_saved_before(size), self.ndim)
+            state_dict[extra] = torch.frombuffer(bytearray(struct.pack(">QQ", int(seed), int(steps))), dtype=torch.uint8)
+            if f"{prefix}state" in state_dict:
+                state_dict[state] = state_dict.pop(f"{prefix}state").flatten(0, -2)
+        saved_code = state_dict.get(f"{prefix}kernel_size_code")
+        code = None if saved_code is None else decode(saved_code.double().tolist(), self.ndim)
+        weight = self.real.weights[0]
+        if code is not None and code.size is None:
+            self.state_values = Unmade.make(weight)
+            state_dict.setdefault(state, self.state_values)
+        elif code is not None and code.size is not None:
+            shape, saved = (math.prod(self._state_shape(code.size)[:-1]), 2), state_dict.get(state)
+            if saved is not None and tuple(saved.shape) != shape:
                 raise InputError(
-                    f"{type(self).__name__} expected {prefix}state of shape {self._state_shape(size)} for {'x'.join(map(str, size))} "
-                    f"samples, got {tuple(saved.shape)}: other channels, groups or half?"
+                    f"{type(self).__name__} expected {state} of shape {shape} for {'x'.join(map(str, code.size))} samples, "
+                    f"got {tuple(saved.shape)}: other channels, groups or half?"
                 )
-            if size is None:
-                self.state = None
-            elif size != self.kernel_size:
-                self._check_positions(size)
-                weight = self.real.weights[0]
-                self.state = torch.empty(self._state_shape(size), dtype=weight.dtype, device=weight.device)
-            self.kernel_size = size
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, *arguments, **options)
+            if code.size != self.kernel_size or isinstance(self.state_values, Unmade):
+                self._check_positions(code.size)
+                self.state_values = torch.empty(shape, dtype=weight.dtype, device=weight.device)
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     def extra_repr(self) -> str:
         parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}", f"positions={self.positions}"]

@@ -13,8 +13,8 @@ class CKConv(ContinuousConv):
 
     Args:
         in_channels, out_channels: multiples of `groups`.
-        kernel_size: taps along each axis; where None, taken from the first input and kept (in the state_dict too): a sequence's length,
-            or for images the size, plus one where that is even.
+        kernel_size: taps along each axis; where None, taken from the first training batch and kept (in the state_dict too): a sequence's
+            length, or for images the size, plus one where that is even.
         causal: an output sees only the present and the past; else it is centred and zero-padded "same".
         groups: as in torch.nn; in_channels for a depthwise layer.
         bias: whether a learned constant is added to each output channel; it starts at 0.

@@ -13,8 +13,9 @@ from flexseq.errors import InputError, unknown_name
 from flexseq.functional import basis_long_conv
 from flexseq.functional.long_conv import METHODS
 from flexseq.kernels import KernelFactory, make_kernel
-from flexseq.nn.layer import ConvLayer
+from flexseq.nn.layer import ConvLayer, agreed_on, is_readable
 from flexseq.nn.mask import GaussianMask
+from flexseq.nn.sizes import KernelSize
 from flexseq.positions import Keep, tap_positions, tap_weights, taps_around
 
 CHECKPOINTED_FROM = 2048
@@ -55,8 +56,8 @@ class ContinuousConv(ConvLayer):
 
     Args:
         in_channels, out_channels: multiples of `groups`.
-        kernel_size: taps along each axis; where None, taken from the first input and kept: a sequence's length, or for images the size,
-            plus one where that is even.
+        kernel_size: taps along each axis; where None, taken from the first training batch and kept: a sequence's length, or for images the
+            size, plus one where that is even.
         causal: an output sees only the present and the past (along every axis); else it is centred and zero-padded "same".
         groups: as in torch.nn; in_channels for a depthwise layer.
         bias: whether a learned constant is added to each output channel.
@@ -88,12 +89,16 @@ class ContinuousConv(ConvLayer):
             raise unknown_name("method", method, METHODS)
         self.causal = causal
         self.method = method
-        self.kernel_size = self._checked_kernel_size(kernel_size)
+        size = self._checked_kernel_size(kernel_size)
         self.kernel_network = make_kernel(kernel, self.ndim, out_channels * (in_channels // groups), spatial_extent=spatial_extent)
         self.mask = mask
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         self.variance_preserving = variance_preserving
-        if self.kernel_size is not None:
+        self._drawn: Tensor | bool = False  # the readout's weight while it is still to be scaled: true for whatever it is
+        if variance_preserving:
+            self._drawn = self._readout_weight()
+        if size is not None:
+            self._set_size(KernelSize(size, True))
             self._start()
 
     def forward(self, x: Tensor, crop: Crop | None = None, *, last: int | None = None) -> Tensor:
@@ -245,18 +250,15 @@ class ContinuousConv(ConvLayer):
     def _device(self) -> torch.device:
         return self.kernel_network.readout.bias.device
 
-    def _take_kernel_size(self, grid: Sequence[int]) -> None:
-        """Fix the kernel's size from the first input's."""
-        if 0 in grid:
-            raise InputError(f"{type(self).__name__} expected a first input of at least one sample, got a grid of {tuple(grid)}")
-        self.kernel_size = tuple(int(n) if self.ndim == 1 else int(n) + 1 - int(n) % 2 for n in grid)
-        self._start()
+    def _size_for(self, grid: Sequence[int]) -> tuple[int, ...]:
+        return tuple(int(n) if self.ndim == 1 else int(n) + 1 - int(n) % 2 for n in grid)
 
     def _start(self) -> None:
-        """What can be done only once the kernel's size is known."""
+        assert self.kernel_size is not None
+        if not is_readable(self.kernel_network.readout.bias):
+            return  # weights come later, from a state_dict
         if self.variance_preserving:
             self._preserve_variance()
-        assert self.kernel_size is not None
         (crop,) = read_crops([self])
         assert crop is not None
         if max(self.kernel_size) > 1 and all(stop - start == 1 for start, stop in crop.keep):
@@ -268,11 +270,24 @@ class ContinuousConv(ConvLayer):
 
     @torch.no_grad()
     def _preserve_variance(self) -> None:
+        """Scale the readout, unless it was trained, loaded or copied since it was drawn: then it has its scale."""
+        drawn, weight = self._drawn, self._readout_weight()
+        is_drawn = torch.equal(drawn.to(weight), weight) if isinstance(drawn, Tensor) else drawn
+        if self.training:  # processes that train together have the first one's weights, which may be another's draw
+            (is_drawn,) = map(bool, agreed_on([is_drawn], weight.device))
+        if not is_drawn:
+            self._drawn = False
+            return
         # A white input of variance 1 gives an output of variance sum k^2, over input channels and taps.
         gain = self.sample_kernel().double().square().flatten(1).sum(1).sqrt()  # (out_channels,)
         per_output = self.in_channels // self.groups
         readout = self.kernel_network.readout
         readout.scale_outputs((1 / gain).to(readout.bias.dtype).repeat_interleave(per_output))
+        # Until a training batch comes, the size may still change.
+        self._drawn = False if self._size.settled else self._readout_weight()
+
+    def _readout_weight(self) -> Tensor:
+        return self.kernel_network.readout.effective_weight().detach().clone()
 
     def _sigma_for_neighbours(self) -> float:
         """The width at which the mask reaches the tap beside its peak."""
@@ -280,16 +295,9 @@ class ContinuousConv(ConvLayer):
         assert self.kernel_size is not None
         return 2 / (max(self.kernel_size) - 1) / math.sqrt(-2 * math.log(self.mask.threshold))
 
-    # The kernel's size is part of the state: without it, weights of a layer that took it from its first input mean nothing.
-    def get_extra_state(self) -> Tensor:
-        return torch.tensor([*(self.kernel_size or (0,) * self.ndim), self.ratio], dtype=torch.float64)
-
-    def set_extra_state(self, state: Tensor) -> None:
-        if len(state) not in (self.ndim, self.ndim + 1):
-            raise InputError(f"{type(self).__name__} expected a state of {self.ndim} axes, got {state.tolist()}")
-        *size, ratio = [*state.tolist(), 1.0][: self.ndim + 1]  # files from before there were resolutions hold sizes alone
-        self.kernel_size = tuple(int(n) for n in size) if all(size) else None
-        self._ratio = ratio
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+        self._drawn = self.variance_preserving and not self._size.settled  # saved before that, the kernel is still to be scaled
 
     def extra_repr(self) -> str:
         parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}", f"causal={self.causal}"]
@@ -319,9 +327,10 @@ def read_crops(layers: Sequence[nn.Module], grid: Sequence[int] | None = None) -
 def _read_crops(layers: Sequence[nn.Module], grid: Sequence[int] | None, kept: bool) -> list[Crop | None]:
     continuous = [layer for layer in layers if isinstance(layer, ContinuousConv)]
     if grid is not None:
-        for unsized in continuous:
-            if unsized.kernel_size is None:
-                unsized._take_kernel_size(grid)
+        for layer in continuous:
+            layer._read_code()
+            if layer._needs_size():
+                layer._size_from(grid)
     vectors: dict[Any, Tensor] = {}
     entries: dict[ContinuousConv, KeptKernel] = {}
     for layer in continuous:

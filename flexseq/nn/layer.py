@@ -2,13 +2,43 @@
 
 import math
 import numbers
+import threading
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from flexseq.errors import InputError
+from flexseq.nn.sizes import DIGITS, KernelSize, decode, encode
+
+SIZING = threading.RLock()
+"""Held while a layer takes its size from an input: threads that run one fresh model at once are not to do that twice."""
+LARGEST = 2**31 - 1
+"""Samples along an axis of a kernel: no tensor could hold more."""
+
+
+def is_integer(value: object) -> bool:
+    """Whether a value is a whole number, numpy's too, and not a bool."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def is_readable(tensor: Tensor) -> bool:
+    """Whether a tensor has values that the host can read: not on the meta device, while a program is exported, or inside torch.func."""
+    return not (tensor.is_meta or isinstance(tensor, FakeTensor) or torch._C._functorch.is_functorch_wrapped_tensor(tensor))
+
+
+def agreed_on(numbers: Sequence[int], device: torch.device) -> tuple[int, ...]:
+    """Each number's largest value among the processes that are in the same forward pass of DistributedDataParallel; else its own."""
+    own = tuple(int(n) for n in numbers)
+    wrapper: Any = getattr(nn.parallel.DistributedDataParallel, "_active_ddp_module", None)
+    if wrapper is None or dist.get_world_size(wrapper.process_group) == 1:
+        return own
+    values = torch.tensor(own, device=device)
+    dist.all_reduce(values, dist.ReduceOp.MAX, wrapper.process_group)
+    return tuple(values.tolist())
 
 
 class ConvLayer(nn.Module):
@@ -18,29 +48,134 @@ class ConvLayer(nn.Module):
         in_channels, out_channels: multiples of `groups`.
         groups: as in torch.nn.
 
-    Attributes:
-        kernel_size: samples along each axis that the kernel is for at ratio 1; None until it is known.
+    A size that is not given is taken from the first training batch, under DistributedDataParallel from the largest of all processes. Until
+    then it is that of the first input in eval mode. Size and resolution are a buffer, `kernel_size_code`, so that state_dicts, averages of
+    models (`torch.optim.swa_utils.AveragedModel`) and broadcasts carry them along.
 
     Raises:
         InputError: channels that are no multiples of the groups.
     """
 
     ndim: ClassVar[int]
-    kernel_size: tuple[int, ...] | None
+    kernel_size_code: Tensor
 
     def __init__(self, in_channels: int, out_channels: int, groups: int):
         super().__init__()
+        name = type(self).__name__
+        if not is_integer(groups) or groups < 1:
+            raise InputError(f"{name} expected groups to be an integer of at least 1, got {groups!r}")
         for argument, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
-            if channels < 1 or groups < 1 or channels % groups:
-                raise InputError(f"{type(self).__name__} expected {argument} to be a positive multiple of groups={groups}, got {channels}")
-        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
-        self._ratio = 1.0
+            if not is_integer(channels) or channels < 1 or channels % groups:
+                raise InputError(f"{name} expected {argument} to be a positive multiple of groups={groups}, got {channels!r}")
+        self.in_channels, self.out_channels, self.groups = int(in_channels), int(out_channels), int(groups)
+        self._size = KernelSize()
+        self.register_buffer("kernel_size_code", encode(self._size, self.ndim).to(torch.get_default_device()))
+        self._seen_code: tuple[Any, ...] = ()
         self._kept: Any = None  # what eval mode keeps between calls
+
+    @property
+    def kernel_size(self) -> tuple[int, ...] | None:
+        """Samples along each axis that the kernel is for at ratio 1; None until it is known."""
+        if not torch.compiler.is_compiling():
+            self._read_code()
+        return self._size.size
+
+    @kernel_size.setter
+    def kernel_size(self, size: tuple[int, ...] | None) -> None:
+        self._set_size(self._size._replace(size=size, settled=size is not None))
 
     @property
     def ratio(self) -> float:
         """How many times as densely as in training inputs are sampled; `flexseq.set_resolution` sets it."""
-        return self._ratio
+        if not torch.compiler.is_compiling():
+            self._read_code()
+        return self._size.ratio
+
+    def _set_size(self, value: KernelSize) -> None:
+        """Change size or resolution, in the buffer too, which others may hold: in place."""
+        self._size = value
+        code = self.kernel_size_code
+        new = encode(value, self.ndim).to(device=code.device, dtype=code.dtype)
+        with torch.no_grad():
+            if code.is_inference() and not torch.is_inference_mode_enabled():
+                self.kernel_size_code = new
+            else:
+                code.copy_(new)
+        self._seen_code = self._code_version()
+
+    def _code_version(self) -> tuple[Any, ...]:
+        code = self.kernel_size_code
+        return id(code), None if code.is_inference() else code._version
+
+    def _read_code(self, *, thoroughly: bool = False) -> None:
+        """Take over what somebody wrote into the buffer: a state that was loaded, an average, another process's.
+
+        Args:
+            thoroughly: look at the numbers even where no version says that they changed, as where something wrote through `.data`.
+        """
+        code = self.kernel_size_code
+        if not is_readable(code) or getattr(self, "_is_replica", False):
+            return
+        version = self._code_version()
+        if version == self._seen_code and not thoroughly:
+            return
+        self._seen_code = version
+        found = decode(code.tolist(), self.ndim)
+        if found is not None and found != self._size and (found.size is not None or self._size.size is None):
+            self._size = found
+
+    def _needs_size(self) -> bool:
+        """Whether the next input gives the kernel its size."""
+        return self._size.size is None or (self.training and not self._size.settled)
+
+    @torch.compiler.disable
+    def _size_from(self, grid: Sequence[int]) -> None:
+        """Take the size from an input's, once."""
+        with SIZING:
+            self._read_code(thoroughly=True)
+            if not self._needs_size():
+                return
+            if 0 in grid:
+                raise InputError(f"{type(self).__name__} expected a first input of at least one sample, got a grid of {tuple(grid)}")
+            size = self._size_for(agreed_on(grid, self.kernel_size_code.device) if self.training else grid)
+            before = self._size
+            self._set_size(KernelSize(size, self.training, self._size.ratio))
+            if size != before.size:
+                try:
+                    self._start()
+                except BaseException:
+                    self._set_size(before)
+                    raise
+
+    def _size_for(self, grid: Sequence[int]) -> tuple[int, ...]:
+        """The kernel's size for training inputs of a size."""
+        return tuple(int(n) for n in grid)
+
+    def _start(self) -> None:
+        """What can be done only once the kernel's size is known."""
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:
+        key, old = f"{prefix}kernel_size_code", f"{prefix}_extra_state"
+        if key not in state_dict and isinstance(state_dict.get(old), Tensor):  # files from before the code
+            state_dict[key] = encode(self._size_as_saved_before(state_dict.pop(old).tolist()), self.ndim)
+        code = state_dict.get(key)
+        if isinstance(code, Tensor) and not code.is_meta:
+            saved = decode(code.double().tolist(), self.ndim) if code.ndim == 1 else None
+            if saved is None:
+                raise InputError(f"{type(self).__name__} expected {key} to hold a kernel size for {self.ndim} axes, got {code.tolist()}")
+            self._size = saved
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+        self._kept = None
+
+    def _size_as_saved_before(self, values: list[float]) -> KernelSize:
+        """Sizes (0 where unknown), then the ratio, which the oldest files lack."""
+        if len(values) not in (self.ndim, self.ndim + 1):
+            raise InputError(f"{type(self).__name__} expected a state of {self.ndim} axes, got {values}")
+        *size, ratio = [*values, 1.0][: self.ndim + 1]
+        if not all(0 <= n < 16**DIGITS and n == int(n) for n in size) or not 0 < ratio < math.inf:
+            raise InputError(f"{type(self).__name__} expected a state of sizes and a ratio above 0, got {values}")
+        known = all(size)
+        return KernelSize(tuple(int(n) for n in size) if known else None, known, ratio)
 
     def set_resolution(self, ratio: float) -> None:
         """Take the kernel for inputs that are sampled `ratio` times as densely as in training.
@@ -52,7 +187,7 @@ class ConvLayer(nn.Module):
             raise InputError(f"{type(self).__name__} expected a resolution ratio above 0, got {ratio}")
         if self.kernel_size is None and ratio != 1:
             raise InputError(f"{type(self).__name__} has no kernel size yet: give kernel_size, or an input at training's resolution first")
-        self._ratio = float(ratio)
+        self._set_size(self._size._replace(ratio=float(ratio)))
 
     def known_size(self) -> tuple[int, ...]:
         """`kernel_size`.
@@ -76,8 +211,8 @@ class ConvLayer(nn.Module):
         if kernel_size is None:
             return None
         given = tuple(kernel_size) if isinstance(kernel_size, Sequence) else (kernel_size,) * self.ndim
-        size = tuple(int(n) for n in given if isinstance(n, numbers.Integral))
-        if len(size) != self.ndim or len(given) != self.ndim or min(size) < 1:
+        size = tuple(int(n) for n in given if is_integer(n))
+        if len(size) != self.ndim or len(given) != self.ndim or not 1 <= min(size) <= max(size) <= LARGEST:
             raise InputError(f"{type(self).__name__} expected kernel_size to be 1 or more, for {self.ndim} axes, got {kernel_size!r}")
         return size
 

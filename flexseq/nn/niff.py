@@ -15,6 +15,7 @@ from flexseq.functional.circular_conv import as_correlation, checked_grid, circu
 from flexseq.functional.long_conv import long_conv
 from flexseq.kernels import KERNELS, MLP, KernelFactory, make_kernel
 from flexseq.nn.layer import ConvLayer
+from flexseq.nn.sizes import KernelSize
 from flexseq.positions import bin_frequencies, in_band
 
 SIZES: dict[str, tuple[tuple[int, ...], str]] = {
@@ -55,8 +56,8 @@ class NIFFConv(ConvLayer):
 
     Args:
         in_channels, out_channels: multiples of `groups`.
-        kernel_size: samples along each axis of the inputs that it is trained on; where None, taken from the first input and kept, in the
-            state_dict too.
+        kernel_size: samples along each axis of the inputs that it is trained on; where None, taken from the first training batch and kept,
+            in the state_dict too.
         groups: as in torch.nn; in_channels for a depthwise layer, which is the paper's usual one.
         bias: whether a learned constant is added to each output channel; the paper has none.
         kernel: the networks: "tiny", "small", "big" or "cifar", the paper's; a list of widths, as (8, 4), with SiLUs between; or another
@@ -103,7 +104,9 @@ class NIFFConv(ConvLayer):
         if padding is not None and linear:
             raise InputError(f"{name} expected padding=None with linear=True, which pads with zeros itself, got {padding!r}")
         self.linear, self.padding, self.as_published = linear, padding, as_published
-        self.kernel_size = self._checked_kernel_size(kernel_size)
+        size = self._checked_kernel_size(kernel_size)
+        if size is not None:
+            self._set_size(KernelSize(size, True))
         factory, self.in_cycles = _factory(kernel)
         channels = out_channels * (in_channels // groups)
         self.real = make_kernel(factory, self.ndim, channels)
@@ -128,8 +131,10 @@ class NIFFConv(ConvLayer):
             raise InputError(f"{type(self).__name__} expected at least one sample, got shape {tuple(x.shape)}")
         grid = x.shape[2:]
         x = self._padded(x)
-        if self.kernel_size is None:
-            self.kernel_size = tuple(int(n) for n in grid)
+        if not torch.compiler.is_compiling():
+            self._read_code()
+        if self._needs_size():
+            self._size_from(grid)
         if not torch.compiler.is_compiling():
             self._say_size(grid)
         if self.linear:
@@ -250,15 +255,6 @@ class NIFFConv(ConvLayer):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_asked": None}
-
-    def get_extra_state(self) -> Tensor:
-        return torch.tensor([*(self.kernel_size or (0,) * self.ndim), self.ratio], dtype=torch.float64)
-
-    def set_extra_state(self, state: Tensor) -> None:
-        if len(state) != self.ndim + 1:
-            raise InputError(f"{type(self).__name__} expected a state of {self.ndim} axes, got {state.tolist()}")
-        *size, self._ratio = state.tolist()
-        self.kernel_size = tuple(int(n) for n in size) if all(size) else None
 
     def extra_repr(self) -> str:
         parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"]

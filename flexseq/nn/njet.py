@@ -24,8 +24,8 @@ class NJetConv(ContinuousConv):
 
     Args:
         in_channels, out_channels: multiples of `groups`.
-        kernel_size: taps along each axis before cropping; where None, taken from the first input and kept (in the state_dict too): a
-            sequence's length, or for images the size, plus one where that is even.
+        kernel_size: taps along each axis before cropping; where None, taken from the first training batch and kept (in the state_dict
+            too): a sequence's length, or for images the size, plus one where that is even.
         causal: an output sees only the present and the past: half of each function; else the layer is centred and zero-padded "same".
         groups: as in torch.nn; in_channels for a depthwise layer.
         bias: whether a learned constant is added to each output channel; it starts at 0.
