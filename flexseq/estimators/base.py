@@ -22,6 +22,7 @@ from flexseq.data.dataset import Dataset, Split, as_it_is
 from flexseq.data.panel import Panel, Scaling, read_panel
 from flexseq.data.splits import held_out_as_it_goes
 from flexseq.errors import InputError
+from flexseq.estimators.inputs import GAPS, aligned, as_frames, channel_names, in_order, with_regular_steps
 from flexseq.files import replacing
 from flexseq.models import FlexTCN
 from flexseq.saving import load as load_model
@@ -63,11 +64,49 @@ class FlexTCNEstimator:
     random_state: Any
     device: str
     verbose: bool
+    gaps: str
+    channels_: list[Any] | None
+    step_: float | None
+
+    def fit(self, X: Any, y: Any) -> Any:
+        """Fit to a panel of series and their targets, as all of sktime's estimators.
+
+        Args:
+            X: a panel in any of sktime's formats. Channels and time stamps that have names are used by them.
+            y: (series,); of a Series or DataFrame whose labels are the series' in X, each goes to its own.
+
+        Raises:
+            InputError: channels that not all series have; what else `X` and `y` cannot be.
+        """
+        self._check_settings()
+        X, labels = as_frames(X)
+        parent: Any = super()
+        return parent.fit(X, aligned(y, labels))
+
+    def predict(self, X: Any) -> Any:
+        """What the network says of each series of a panel, in its order; see `fit`."""
+        parent: Any = super()
+        return parent.predict(as_frames(X)[0])
+
+    def score(self, X: Any, y: Any) -> float:
+        """How good predictions for a panel are, given the true targets, which are aligned as in `fit`."""
+        frames, labels = as_frames(X)
+        parent: Any = super()
+        return parent.score(frames, aligned(y, labels))
+
+    def _panel_to_fit(self, frames: list[Any]) -> Panel:
+        frames = in_order(frames, None)
+        self.channels_ = channel_names(frames[0])
+        frames, self.step_ = with_regular_steps(frames, self.gaps)
+        return read_panel(frames)
+
+    def _panel_to_predict(self, frames: list[Any]) -> Panel:
+        frames = in_order(frames, None if channel_names(frames[0]) is None else self.channels_)
+        return read_panel(with_regular_steps(frames, self.gaps, self.step_)[0])
 
     def _before(self, frames: list[Any], outputs: int, classes: tuple[Any, ...] = ()) -> tuple[Panel, dict[str, Any]]:
         """The panel to train on, and what an earlier fit left for a warm start: of the same channels, classes and network."""
-        self._check_settings()
-        panel = read_panel(frames)
+        panel = self._panel_to_fit(frames)
         network = {name: repr(getattr(self, name)) for name in NETWORK_SETTINGS}
         signature = (panel.values.shape[1], outputs, classes, network)
         kept = self.__dict__.get("_kept__for_warm_start") if self.warm_start else None
@@ -126,7 +165,7 @@ class FlexTCNEstimator:
 
     def _outputs(self, frames: list[Any]) -> Tensor:
         """What the network gives for a panel: (series, outputs), on the CPU."""
-        panel = read_panel(frames)
+        panel = self._panel_to_predict(frames)
         split = self._split(panel, self.scaling_.inputs(panel), np.zeros(len(panel.values), np.int64))
         device = pick_device(self.device)
         try:
@@ -195,6 +234,8 @@ class FlexTCNEstimator:
                 raise InputError(f"{name} expected an integer of at least 1, got {value!r}")
         if not isinstance(self.validation_fraction, (float, np.floating)) or not 0 < self.validation_fraction < 1:
             raise InputError(f"validation_fraction expected a share between 0 and 1, got {self.validation_fraction!r}")
+        if self.gaps not in GAPS:
+            raise InputError(f"gaps expected close or fill, got {self.gaps!r}")
         if self.head not in ("last", "mean"):
             raise InputError(f"head expected last or mean, got {self.head!r}")
 
@@ -260,13 +301,15 @@ class FlexTCNEstimator:
         shared = {name: _plain(getattr(estimator, name)) for name in ("fit_time_", "_y_metadata", "_X_metadata", "_y_inner_mtype")}
         if hasattr(self, "network_"):
             shared |= {"scaling_": dataclasses.asdict(self.scaling_), "best_epoch_": self.best_epoch_, "history_": self.history_}
+            names = self.channels_
+            shared |= {"channels_": names if names is None or _plain(names) == names else None, "step_": self.step_}
         return shared
 
     def _fitted_from_json(self, fitted: dict[str, Any]) -> None:
         scaling = fitted.pop("scaling_", None)
         if scaling is not None:
             self.scaling_ = Scaling(**scaling)
-        for name, value in fitted.items():
+        for name, value in {"channels_": None, "step_": None, **fitted}.items():  # files from before names have neither
             setattr(self, name, value)
         self._is_vectorized = False
         self._is_fitted = True

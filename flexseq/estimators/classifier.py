@@ -12,6 +12,7 @@ from torch import Tensor
 
 from flexseq.errors import InputError
 from flexseq.estimators.base import FlexTCNEstimator
+from flexseq.estimators.inputs import as_frames
 from flexseq.kernels import KernelFactory
 from flexseq.training.objective import OBJECTIVES, Objective
 
@@ -50,10 +51,13 @@ class FlexTCNClassifier(FlexTCNEstimator, BaseClassifier):
         random_state: an integer, for results that repeat; a numpy RandomState; or None.
         device: "cpu", "cuda", "mps", or "auto" for what there is. A fitted estimator keeps its network on the CPU.
         verbose: print a line for each epoch, with the time that is left.
+        gaps: what becomes of time stamps that are not evenly spaced: "close", rows are taken one after the other, with a warning; "fill",
+            steps that are missing become missing values.
 
     Attributes:
         network_: the FlexTCN; after fitting to a single class there is none.
         classes_: the classes, in the order of `predict_proba`'s columns.
+        channels_: the channels' names, in the order of the network's inputs, where X had any; later panels are brought into that order.
         history_: a list with a dict for each epoch: epoch, train_loss, train_accuracy, validation_loss, validation_accuracy, lr, seconds.
         best_epoch_: with early stopping, which epoch's weights these are, counted from 1.
 
@@ -107,6 +111,7 @@ class FlexTCNClassifier(FlexTCNEstimator, BaseClassifier):
         random_state: Any = None,
         device: str = "cpu",
         verbose: bool = False,
+        gaps: str = "close",
     ):
         self.depth = depth
         self.width = width
@@ -126,6 +131,7 @@ class FlexTCNClassifier(FlexTCNEstimator, BaseClassifier):
         self.random_state = random_state
         self.device = device
         self.verbose = verbose
+        self.gaps = gaps
         super().__init__()
 
     def _fit(self, X: list[Any], y: np.ndarray) -> "FlexTCNClassifier":
@@ -137,6 +143,10 @@ class FlexTCNClassifier(FlexTCNEstimator, BaseClassifier):
         panel, before = self._before(X, outputs, tuple(self.classes_.tolist()))
         self._train(panel, before, targets, self._aim(targets), outputs, "classification")
         return self
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """The probability of each class, in the order of `classes_`: (series, classes)."""
+        return super().predict_proba(as_frames(X)[0])
 
     def _aim(self, targets: np.ndarray) -> Objective:
         usual = OBJECTIVES["classification"]
