@@ -51,8 +51,13 @@ def check_devices(kind: str, devices: int, num_nodes: int) -> None:
 
 
 @contextmanager
-def alone(place: Path) -> Iterator[bool]:
-    """Whether no other process on this machine holds a place; none can take it while the block runs."""
+def alone(place: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Whether no other process on this machine holds a place; none can take it while the block runs.
+
+    Args:
+        place: a file or folder, there or not; the lock is a hidden file beside it.
+        wait: until it is free.
+    """
     try:
         import fcntl
     except ImportError:  # Windows
@@ -61,7 +66,7 @@ def alone(place: Path) -> Iterator[bool]:
     place.parent.mkdir(parents=True, exist_ok=True)
     with open(place.with_name(f".{place.name}.lock"), "w") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError:
             yield False
             return

@@ -85,7 +85,7 @@ def _cats_and_a_broken_dog(folder):
         (lambda folder: picture(folder / "Cat" / "1.jpg", (1, 1, 1)), "at least two classes, got Cat alone"),
         (lambda folder: (folder / "Cat").mkdir() or (folder / "Cat" / "1.jpg").touch(), "none of its 1 pictures can be read"),
         (_cats_and_a_broken_dog, r"at least two classes, got Cat alone: 1 picture cannot be read and is left out: .*Dog/1\.jpg"),
-        (lambda folder: (folder / "train").mkdir(), "holds train/, but none of val/"),
+        (lambda folder: (folder / "train").mkdir(), "holds train/, but none of val/, test/"),
     ],
 )
 def test_wrong_folders(tmp_path, make, message):
@@ -206,3 +206,68 @@ def test_a_run_of_sparse_kernels_goes_on_where_it_was(tmp_path, monkeypatch):
     assert whole.convs[0]._steps == 4
     for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b)
+
+
+def ramp(dtype, top):
+    return (np.tile(np.linspace(0, 1, 64), (64, 1)) * top).astype(dtype)
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        (ramp(np.uint16, 65535), "sixteen.png"),
+        (ramp(np.uint16, 65535), "sixteen.tif"),
+        (ramp(np.int32, 65535), "thirtytwo.tif"),
+        (ramp(np.float32, 1), "unit.tif"),
+        (ramp(np.float32, 255), "bytes.tif"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_numbers_of_any_range_are_as_bright_as_bytes(values, name, tmp_path):
+    Image.fromarray(ramp(np.uint8, 255)).save(tmp_path / "8.png")
+    Image.fromarray(values).save(tmp_path / name)
+    expected, found = (read_picture(tmp_path / file, 16).astype(float) for file in ("8.png", name))
+    assert np.abs(found - expected).max() <= 1
+    assert found[0].mean() == pytest.approx(127, abs=1)
+
+
+@pytest.mark.parametrize("values", [ramp(np.float32, 1000), ramp(np.float32, -1), ramp(np.float32, np.nan), ramp(np.int32, 70000)])
+def test_numbers_of_an_unknown_range_are_refused(values, tmp_path):
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    with pytest.raises(fs.InputError, match=r"a\.tif cannot be read as a picture: expected .* in 0 \.\. "):
+        read_picture(tmp_path / "a.tif", 16)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
+@pytest.mark.parametrize(("orientation", "turned"), [(1, 0), (3, 2), (6, -1), (8, 1)])
+def test_pictures_are_turned_as_their_camera_was(orientation, turned, suffix, tmp_path):
+    image = np.zeros((32, 32, 3), np.uint8)
+    image[:16, :16] = 255  # one corner
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(image).save(tmp_path / f"a.{suffix}", exif=exif)
+    found = read_picture(tmp_path / f"a.{suffix}", 8)[0]
+    expected = np.rot90(image[::4, ::4, 0], turned)
+    assert np.abs(found.astype(int) - expected).mean() < 12
+
+
+def test_capitals_and_three_splits(tmp_path):
+    for split, count in (("Train", 10), ("Val", 4), ("TEST", 3)):
+        cats_and_dogs(tmp_path / split, count)
+    dataset = load_image_folder(str(tmp_path), size=8)
+    assert dataset.classes == ["Cat", "Dog"]
+    assert dataset.sizes == {"train": 20, "validation": 8, "test": 6}
+    cats_and_dogs(tmp_path / "training", 1)
+    with pytest.raises(fs.InputError, match="expected one of Train/, training/, which mean the same"):
+        load_image_folder(str(tmp_path), size=8)
+
+
+def test_a_class_of_other_files_is_named(tmp_path):
+    cats_and_dogs(tmp_path, 10)
+    (tmp_path / "Bird").mkdir()
+    for i in range(9):
+        (tmp_path / "Bird" / f"{i}.raw").write_bytes(b"1")
+    dataset = load_image_folder(str(tmp_path), size=8)
+    assert dataset.classes == ["Cat", "Dog"]
+    assert any("1 folders of" in note and "no classes: Bird" in note for note in dataset.notes)
+    assert any("9 files of" in note and "0.raw" in note for note in dataset.notes)

@@ -18,7 +18,8 @@ def write_clip(path, frequency, rate=16_000, seconds=1.0, seed=0):
     path.parent.mkdir(parents=True, exist_ok=True)
     t = np.arange(round(rate * seconds)) / rate
     noise = np.random.default_rng(seed).normal(0, 0.01, len(t))
-    soundfile.write(path, 0.5 * np.sin(2 * np.pi * frequency * t) + noise, rate, subtype="PCM_16")
+    subtype = None if path.suffix == ".ogg" else "PCM_16"
+    soundfile.write(path, 0.5 * np.sin(2 * np.pi * frequency * t) + noise, rate, subtype=subtype)
 
 
 @pytest.fixture(autouse=True)
@@ -167,7 +168,7 @@ def test_missing_lists_are_named(folder):
 
 def test_a_folder_without_words_is_named(tmp_path):
     (tmp_path / "readme").write_text("")
-    with pytest.raises(InputError, match=r"holds no WORD/SPEAKER_nohash_N\.wav"):
+    with pytest.raises(InputError, match=r"holds no WORD/SPEAKER_nohash_N\.wav or other audio"):
         load_speech_commands(mfcc=False, folder=tmp_path, words=WORDS)
 
 
@@ -185,14 +186,17 @@ def test_index_names_every_clip(folder):
     assert len(json.loads(index.read_text())["paths"]) == 40
 
 
-def test_odd_names_and_dangling_links_are_left_out_by_name(folder):
+def test_odd_names_are_read_and_dangling_links_are_left_out_by_name(folder):
     on = root_of(folder) / "on"
     write_clip(on / "bob_nohash_1 (copy).wav", 300)
     (on / "gone_nohash_0.wav").symlink_to(folder / "nowhere.wav")
     data = load_speech_commands(mfcc=False, folder=folder, words=WORDS)
-    assert sum(data.sizes.values()) == 40
-    assert "1 files were left out, which are not named" in data.notes[0]
-    assert "on/gone_nohash_0.wav (no readable audio)" in data.notes[1]
+    assert sum(data.sizes.values()) == 41
+    assert "on/gone_nohash_0.wav (no readable audio)" in data.notes[0]
+    (on / "notes.txt").touch()
+    data = load_speech_commands(mfcc=False, folder=folder, words=WORDS)
+    assert "1 files were left out, which are no audio by their names" in data.notes[0]
+    assert "on/notes.txt" in data.notes[0]
 
 
 def test_a_cache_that_cannot_be_written_is_named(folder, monkeypatch, tmp_path):
@@ -211,3 +215,65 @@ def test_workers_that_are_started_afresh_map_the_same_file(folder):
     other = pickle.loads(pickled)
     assert isinstance(other.inputs, np.memmap)
     assert torch.equal(other.batch([3, 1])[0], split.batch([3, 1])[0])
+
+
+@pytest.mark.parametrize("written", ["{}", "./{}", "C:\\data\\{}", "/somewhere/else/{}", "  {}  "])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_lists_are_read_however_they_are_written(folder, written, end):
+    root = root_of(folder)
+    spaced = root / "on" / "my speaker_nohash_0.wav"
+    write_clip(spaced, 300)
+    expected = {}
+    for name in ("testing", "validation"):
+        file = root / f"{name}_list.txt"
+        entries = file.read_text().split() + (["on/my speaker_nohash_0.wav"] if name == "testing" else [])
+        expected[name] = len(entries)
+        lines = [written.format(entry) for entry in entries]
+        lines = [line.replace("/", "\\") for line in lines] if "\\" in written else lines
+        file.write_text("\ufeff" + end.join(lines) + end + end, newline="")
+    data = load_speech_commands(mfcc=False, folder=folder, words=WORDS)
+    assert (len(data.test), len(data.validation)) == (expected["testing"], expected["validation"])
+    assert not any("name no clip" in note for note in data.notes)
+    with open(root / "testing_list.txt", "a") as file:
+        file.write("on/nobody_nohash_9.wav\n")
+    data = load_speech_commands(mfcc=False, folder=folder, words=WORDS)
+    (note,) = [note for note in data.notes if "name no clip" in note]
+    assert "1 entries of testing_list.txt" in note
+    assert "on/nobody_nohash_9.wav" in note
+
+
+def test_other_formats_and_capitals_are_read(folder):
+    on = root_of(folder) / "on"
+    for name in ("a_nohash_0.flac", "b_nohash_0.WAV", "c.ogg", "d_nohash_x.wav"):
+        write_clip(on / name, 300)
+    data = load_speech_commands(mfcc=False, folder=folder, words=WORDS)
+    assert sum(data.sizes.values()) == 44
+
+
+@pytest.mark.parametrize(("scale", "note"), [(20000.0, "divided by that"), (1.5, "were cut off there"), (0.6, None)])
+def test_floating_point_samples_of_both_scales(folder, scale, note):
+    wave = scale * np.sin(np.arange(16_000) / 20)
+    soundfile.write(root_of(folder) / "on" / "speaker0_nohash_0.wav", wave, 16_000, subtype="FLOAT")
+    data = load_speech_commands(mfcc=False, folder=folder, words=WORDS)
+    index = json.loads(next(speech_commands.cache_dir().glob("decoded/*/index.json")).read_text())
+    clip = data.train.inputs[index["paths"].index("on/speaker0_nohash_0.wav"), 0] / 32768
+    expected = wave / 32768 if scale > 2 else wave.clip(-1, 1)
+    assert np.abs(clip - expected).max() < 1e-4
+    found = [text for text in data.notes if "full scale" in text or "floating point" in text]
+    assert [text.startswith("1 of ") and note in text for text in found] == ([True] if note else [])
+
+
+def test_samples_of_an_unknown_scale_are_left_out_by_name(folder):
+    soundfile.write(root_of(folder) / "on" / "speaker0_nohash_0.wav", np.full(16_000, 1e6), 16_000, subtype="FLOAT")
+    data = load_speech_commands(mfcc=False, folder=folder, words=WORDS)
+    assert any("on/speaker0_nohash_0.wav (samples beyond 32,768)" in note for note in data.notes)
+
+
+@pytest.mark.parametrize("damage", ["index.json", "audio.npy", "mfcc.npy"])
+def test_a_damaged_cache_is_made_anew(folder, damage):
+    expected = load_speech_commands(mfcc=True, folder=folder, words=WORDS).test.batch([0, 1])[0]
+    (file,) = speech_commands.cache_dir().glob(f"decoded/*/{damage}")
+    content = file.read_bytes()
+    for broken in (content[: len(content) // 2], b"", b"x" + content[1:]):
+        file.write_bytes(broken)
+        assert torch.equal(load_speech_commands(mfcc=True, folder=folder, words=WORDS).test.batch([0, 1])[0], expected)

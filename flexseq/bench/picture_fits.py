@@ -17,6 +17,7 @@ from flexseq.bench.fit_plots import plot_fits
 from flexseq.bench.fits import LR, NO_EPOCHS, fit_function
 from flexseq.bench.results import versions, where_it_ran, write_result
 from flexseq.bench.study import claim_study, mean_and_spread
+from flexseq.data.pictures import BROKEN, SUFFIXES, in_colour, opened
 from flexseq.errors import InputError, unknown_name
 from flexseq.files import replacing, write_text
 from flexseq.kernels import KERNELS, KernelNetwork
@@ -66,12 +67,10 @@ def read_picture(path: Path, crop: int | None) -> Tensor:
     Raises:
         InputError: no picture; smaller than the crop.
     """
-    from PIL import Image, UnidentifiedImageError
-
     try:
-        with Image.open(path) as image:
-            values = np.asarray(image.convert("RGB"), np.float32)
-    except (OSError, UnidentifiedImageError) as error:
+        with opened(path) as image:
+            values = np.asarray(in_colour(image), np.float32)
+    except BROKEN as error:
         raise InputError(f"{path} cannot be read as a picture: {error}") from error
     picture = torch.from_numpy(values).permute(2, 0, 1) / 127.5 - 1
     if crop is None:
@@ -92,7 +91,7 @@ def pictures_in(folder: str | Path) -> list[Path]:
     place = Path(folder).expanduser()
     if not place.is_dir():
         raise InputError(f"--data-dir expected a folder of pictures, got {place}")
-    found = sorted(path for path in place.iterdir() if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"))
+    found = sorted(path for path in place.iterdir() if path.suffix.lower() in SUFFIXES)
     if not found:
         raise InputError(f"{place} holds no pictures (png, jpg, bmp, tif, webp)")
     return found

@@ -1,6 +1,5 @@
 """A folder of pictures, a folder below it for each class, read as they are needed."""
 
-import struct
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,18 +12,18 @@ import torch
 
 from flexseq.data.augment import CropAndFlip, RandAugment
 from flexseq.data.dataset import Dataset, Split
+from flexseq.data.pictures import SUFFIXES, opens, read_picture
 from flexseq.data.places import existing_folder
 from flexseq.data.splits import held_out, limited, stratified_split
 from flexseq.data.standardise import Standardise
 from flexseq.errors import InputError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-TRAINING, TESTING = ("train",), ("val", "test", "validation")
+TRAINING, VALIDATING, TESTING = ("train", "training"), ("val", "valid", "validation", "dev"), ("test", "testing")
+"""Names of folders, in small letters or capitals."""
+IGNORED_FILES = ("thumbs.db", "desktop.ini")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 VALIDATION = 0.1
 """Share of the training pictures that choose the best epoch instead of training, where the folder has a test split."""
-BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)
-"""What Pillow raises on broken files."""
 NAMED = 3
 """Unreadable files that a note names."""
 
@@ -48,28 +47,6 @@ class Pictures:
         if not len(indices):
             return np.zeros((0, 3, self.size, self.size), np.uint8)
         return np.stack([read_picture(self.files[i], self.size) for i in indices])
-
-
-def read_picture(path: Path, size: int) -> np.ndarray:
-    """The middle square of a picture at another size: (3, size, size), bytes.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(path) as picture, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about odd metadata
-            picture.draft("RGB", (2 * size, 2 * size))  # JPEGs are decoded no larger than is needed
-            picture = picture.convert("RGB")
-            edge = min(picture.size)
-            left, top = (picture.width - edge) // 2, (picture.height - edge) // 2
-            middle = picture.crop((left, top, left + edge, top + edge))
-            square = middle.resize((size, size), Image.Resampling.BILINEAR)
-            return np.asarray(square).transpose(2, 0, 1)
-    except (*BROKEN, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} cannot be read as a picture: {error}") from error
 
 
 def load_cats_dogs(folder: str, *, size: int = 150, limit: int | None = None) -> Dataset:
@@ -96,10 +73,12 @@ def load_cats_dogs(folder: str, *, size: int = 150, limit: int | None = None) ->
 def load_image_folder(
     folder: str, *, size: int = 224, limit: int | None = None, name: str = "image_folder", decode: bool = False
 ) -> Dataset:
-    """Pictures in folders: train/CLASS/... and val/CLASS/... (or test/), or CLASS/... alone, which is split 70/15/15.
+    """Pictures in folders: train/CLASS/... and test/CLASS/... (or val/, or both), or CLASS/... alone, which is split 70/15/15.
 
-    Pictures are read and resized when a batch needs them (`--workers` for several at a time); training ones are padded by an eighth,
-    cropped at random and flipped. Files whose head cannot be read are left out, counted and named in the notes.
+    Of train/, val/ and test/, each is what its name says; where there is one of the last two alone it tests, and a tenth of the training
+    pictures validates. Pictures are read and resized when a batch needs them (`--workers` for several at a time); training ones are padded
+    by an eighth, cropped at random and flipped. Files that are no pictures or whose head cannot be read are left out, counted and named in
+    the notes, and so are folders without any picture.
 
     Args:
         folder: the folder above those.
@@ -115,34 +94,51 @@ def load_image_folder(
     if size < 4:
         raise InputError(f"--size expected at least 4 px, got {size}")
     base = existing_folder(folder)
-    train, test = (next((base / one for one in names if (base / one).is_dir()), None) for names in (TRAINING, TESTING))
-    if train is not None and test is None:
-        raise InputError(f"{base} holds train/, but none of {', '.join(f'{one}/' for one in TESTING)} beside it")
+    train, validation, test = (_folder_called(base, names) for names in (TRAINING, VALIDATING, TESTING))
+    others = [place for place in (test, validation) if place is not None]
+    if train is not None and not others:
+        raise InputError(f"{base} holds {train.name}/, but none of val/, test/ beside it")
+    if train is None and test is not None and validation is not None:
+        raise InputError(f"{base} holds {validation.name}/ and {test.name}/, but no train/ beside them")
     notes: list[str] = []
     files, targets, classes = _pictures_by_class(train or base, notes, decode)
     mean, std = (torch.tensor([factor * value for value in values]).view(3, 1, 1) for factor, values in ((255, MEAN), (255, STD)))
     to_unit = Standardise(mean, 1 / std)
-    if train is not None and test is not None:
-        test_files, test_targets, test_classes = _pictures_by_class(test, notes, decode)
-        if test_classes != classes:
-            odd = sorted(set(classes) ^ set(test_classes))
-            raise InputError("; ".join([f"{train} and {test} expected the same classes, got {odd[0]} in one of them alone", *notes]))
+    inputs: Any = Pictures(files, size)
+    if train is not None:
+        held: list[Split] = []
+        for place in others:
+            its_files, its_targets, its_classes = _pictures_by_class(place, notes, decode)
+            if its_classes != classes:
+                odd = sorted(set(classes) ^ set(its_classes))
+                raise InputError("; ".join([f"{train} and {place} expected the same classes, got {odd[0]} in one of them alone", *notes]))
+            pictures: Any = Pictures(its_files, size)
+            held.append(Split(pictures, its_targets, limited(its_targets, limit), to_unit))
         chosen = limited(targets, limit)
-        kept, validating = held_out(targets[chosen], VALIDATION)
-        parts = [chosen[kept], chosen[validating]]
-        tested: tuple[Any, np.ndarray, np.ndarray] = Pictures(test_files, size), test_targets, limited(test_targets, limit)
-        notes.append(f"{len(validating):,} of the training pictures choose the best epoch and do not train")
+        if len(held) == 2:
+            splits = [Split(inputs, targets, chosen, to_unit), held[1], held[0]]
+        else:
+            kept, validating = held_out(targets[chosen], VALIDATION)
+            splits = [Split(inputs, targets, chosen[kept], to_unit), Split(inputs, targets, chosen[validating], to_unit), held[0]]
+            notes.append(f"{len(validating):,} of the training pictures choose the best epoch and do not train")
     else:
         chosen = limited(targets, limit)
-        *parts, last = [chosen[part] for part in stratified_split(targets[chosen])]
-        tested = Pictures(files, size), targets, last
-    inputs: Any = Pictures(files, size)
-    splits = [Split(inputs, targets, part, to_unit) for part in parts]
+        splits = [Split(inputs, targets, chosen[part], to_unit) for part in stratified_split(targets[chosen])]
     augment = CropAndFlip(size // 8, -torch.tensor(MEAN) / torch.tensor(STD))
     shape = (3, size, size)
-    train_split, validation_split = splits
-    test_split = Split(*tested, to_unit)
-    return Dataset(name, str(base), train_split, validation_split, test_split, classes, shape, notes, {"size": size}, augment)
+    return Dataset(name, str(base), splits[0], splits[1], splits[2], classes, shape, notes, {"size": size}, augment)
+
+
+def _folder_called(base: Path, names: tuple[str, ...]) -> Path | None:
+    """The folder below `base` of one of these names, capitals or not.
+
+    Raises:
+        InputError: several of them.
+    """
+    found = [place for place in sorted(base.iterdir()) if place.is_dir() and place.name.lower() in names]
+    if len(found) > 1:
+        raise InputError(f"{base} expected one of {', '.join(place.name + '/' for place in found)}, which mean the same, got both")
+    return found[0] if found else None
 
 
 def _pictures_by_class(folder: Path, notes: list[str], decode: bool) -> tuple[list[Path], np.ndarray, list[str]]:
@@ -152,45 +148,46 @@ def _pictures_by_class(folder: Path, notes: list[str], decode: bool) -> tuple[li
     broken: list[Path] = []
     classes = sorted(place.name for place in folder.iterdir() if place.is_dir() and not place.name.startswith("."))
     counted: list[str] = []
+    others: list[Path] = []
+    without: list[str] = []
     for name in classes:
-        found = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
+        there = [path for path in (folder / name).rglob("*") if not path.name.startswith(".") and not path.is_dir()]
+        found = sorted(path for path in there if path.suffix.lower() in SUFFIXES)
+        others += sorted(path for path in there if path.suffix.lower() not in SUFFIXES and path.name.lower() not in IGNORED_FILES)
         # Warnings, about odd metadata, are switched off around the threads: in them they would stay off. Pillow lets go of the interpreter.
         with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
             warnings.simplefilter("ignore")
-            opens = list(pool.map(_opens, found, [decode] * len(found)))
-        readable = [path for path, whole in zip(found, opens, strict=True) if whole]
+            open_well = list(pool.map(opens, found, [decode] * len(found)))
+        readable = [path for path, whole in zip(found, open_well, strict=True) if whole]
         broken += sorted(set(found) - set(readable))
         if readable:
             files += readable
             targets += [len(counted)] * len(readable)
             counted.append(name)
+        else:
+            without.append(name)
     if not files:
-        what = f"none of its {len(broken)} pictures can be read" if broken else f"expected a folder of {', '.join(SUFFIXES)} for each class"
+        what = f"none of its {len(broken)} pictures can be read" if broken else "expected a folder of .jpg, .png, ... for each class"
         raise InputError(f"{folder} holds no pictures: {what}")
     if len(counted) < 2:
         because = f": {unreadable(broken)}" if broken else ""
         raise InputError(f"{folder} expected pictures of at least two classes, got {counted[0]} alone{because}")
     if broken:
         notes.append(unreadable(broken))
+    if others:
+        notes.append(f"{len(others)} files of {folder} are no pictures by their names and are left out: {_listed(others)}")
+    if without:
+        notes.append(f"{len(without)} folders of {folder} hold no picture that can be read and are no classes: {_listed(without)}")
     return files, np.array(targets), counted
 
 
 def unreadable(broken: Sequence[Path]) -> str:
     """A note that counts and names files."""
-    named = ", ".join(str(path) for path in broken[:NAMED]) + (", ..." if len(broken) > NAMED else "")
+    named = _listed(broken)
     return (
         f"{len(broken)} picture{'s' if len(broken) > 1 else ''} cannot be read and {'are' if len(broken) > 1 else 'is'} left out: {named}"
     )
 
 
-def _opens(path: Path, decode: bool) -> bool:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as picture:
-            if decode:
-                picture.draft("RGB", (16, 16))  # of a JPEG an eighth of the work
-                picture.load()
-            return min(picture.size) > 0
-    except (*BROKEN, Image.DecompressionBombError):
-        return False
+def _listed(names: Sequence[object]) -> str:
+    return ", ".join(str(name) for name in names[:NAMED]) + (", ..." if len(names) > NAMED else "")

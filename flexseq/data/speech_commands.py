@@ -1,7 +1,7 @@
 """Speech Commands, and any folder in its layout: one-second clips of spoken words, raw or as MFCCs.
 
-The layout is WORD/SPEAKER_nohash_N.wav, with testing_list.txt and validation_list.txt beside the words. torchaudio's dataset class lists
-the files; they are decoded once and kept as a memory-mapped array.
+The layout is WORD/SPEAKER_nohash_N.wav, with testing_list.txt and validation_list.txt beside the words; other names and formats of audio
+are read too. Clips are decoded once and kept as a memory-mapped array.
 """
 
 import hashlib
@@ -22,6 +22,7 @@ from flexseq.data.places import cache_dir, data_dir, existing_folder
 from flexseq.data.splits import limited, stratified_split
 from flexseq.data.standardise import standardiser
 from flexseq.errors import InputError, unknown_name
+from flexseq.processes import alone
 from flexseq.torchaudio_import import import_torchaudio
 
 URLS = ["http://download.tensorflow.org/data/speech_commands_v0.02.tar.gz"]
@@ -29,6 +30,13 @@ SHA256 = "af14739ee7dc311471de98f5f9d2c9191b18aedfe957f4a6ff791c709868ff58"
 PAPER_WORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 SAMPLE_RATE = 16_000
 LENGTH = 16_000  # one second
+SUFFIXES = (".wav", ".flac", ".ogg", ".aif", ".aiff", ".mp3")
+"""Of audio, in small letters or capitals."""
+BACKGROUND = "_background_noise_"
+"""The archive's folder of long recordings, which is no word."""
+OVERSHOOT = 2.0
+"""Samples in floating point up to here are of full scale 1, and louder ones cut off; beyond it they are of full scale 32,768."""
+INDEXED = {"paths", "skipped", "short", "padded", "resampled", "of_integers", "cut_off"}
 PLACES = ("SpeechCommands/speech_commands_v0.02", "SpeechCommands/speech_commands_v0.01", ".")
 
 
@@ -81,7 +89,7 @@ def load_speech_commands(
         raise InputError(f"words expected two or more different words, got {','.join(words)}")
 
     root = _folder_of_words(folder, download)
-    clips, misnamed = _list_clips(root, words, given)
+    clips, others = _list_clips(root, words, given)
     targets = np.array([words.index(clip.word) for clip in clips])
     clips = [clips[i] for i in limited(targets, limit)]
 
@@ -95,16 +103,16 @@ def load_speech_commands(
     if mfcc:
         inputs = np.load(_mfccs(store, inputs), mmap_mode="r")
 
+    notes: list[str] = []
     if split == "paper":
         indices = stratified_split(targets)
     else:
-        indices = _split_by_lists(root, index["paths"])
+        indices = _split_by_lists(root, index["paths"], [clip.path for clip in clips], notes)
     per = "step" if short == "drop" else "channel"
     transform = standardiser(inputs, indices[0], per=per)
     train, validation, test = (Split(inputs, targets, part, transform) for part in indices)
-    notes = []
-    if misnamed:
-        notes.append(f"{len(misnamed)} files were left out, which are not named SPEAKER_nohash_N.wav: {_listed(misnamed)}")
+    if others:
+        notes.append(f"{len(others)} files were left out, which are no audio by their names ({', '.join(SUFFIXES)}): {_listed(others)}")
     if index["skipped"]:
         notes.append(f"{len(index['skipped'])} of {len(clips)} clips could not be read and were left out: {_listed(index['skipped'])}")
     if index["short"]:
@@ -114,6 +122,10 @@ def load_speech_commands(
             f"{index['padded']} of {len(clips)} clips are shorter than a second and end in zeros, which is what the last time step, "
             "where the logits are, sees first: --head mean learns sooner"
         )
+    if index["of_integers"]:
+        notes.append(f"{index['of_integers']} of {len(clips)} clips hold floating point numbers up to 32,768 and were divided by that")
+    if index["cut_off"]:
+        notes.append(f"{index['cut_off']} of {len(clips)} clips go beyond full scale and were cut off there")
     if index["resampled"]:
         notes.append(f"{index['resampled']} of {len(clips)} clips were resampled to 16 kHz")
     options = {"words": list(words), "split": split, "short": short, "standardised_per": per}
@@ -129,7 +141,7 @@ def is_here(folder: str | Path | None = None) -> bool:
 
 def _holds_words(folder: Path) -> bool:
     try:
-        return next(folder.glob("*/*_nohash_*.wav"), None) is not None
+        return any(path.suffix.lower() in SUFFIXES for path in folder.glob("*/*"))
     except OSError:  # not ours to read
         return False
 
@@ -146,40 +158,44 @@ def _folder_of_words(folder: str | Path | None, download: bool) -> Path:
             unpack_tar(archive, base / PLACES[0])
         else:
             raise InputError(
-                f"{base} holds no WORD/SPEAKER_nohash_N.wav, nor does {base / PLACES[0]}; "
+                f"{base} holds no WORD/SPEAKER_nohash_N.wav or other audio in folders of words, nor does {base / PLACES[0]}; "
                 "give another folder, or --download to fetch it there"
             )
     return next(base / place for place in PLACES if _holds_words(base / place))
 
 
 def _list_clips(root: Path, words: tuple[str, ...], given: bool) -> tuple[list[Clip], list[str]]:
-    """Clips of these words, sorted by path, and the paths of files with other names."""
-    archive = root.resolve()
-    dataset = import_torchaudio().datasets.SPEECHCOMMANDS(archive.parent, f"{archive.name}.tar.gz", "")
-    found, misnamed = [], []
-    for n in range(len(dataset)):
-        try:
-            path, _, word, _, _ = dataset.get_metadata(n)
-        except ValueError as error:  # a number of the clip that is none
-            misnamed.append(str(error))
-            continue
-        found.append(Clip(f"{word}/{Path(path).name}", word))
-    known = sorted({clip.word for clip in found})
+    """Clips of these words, sorted by path, and the paths of other files among them."""
+    folders = [place for place in root.iterdir() if place.is_dir() and not place.name.startswith(".") and place.name != BACKGROUND]
+    known = sorted(place.name for place in folders if any(path.suffix.lower() in SUFFIXES for path in place.iterdir()))
     for word in words:
         if word not in known:
             if not given:
                 raise InputError(f"{root} does not hold the paper's word {word!r}; give --words, of {', '.join(known)}")
             raise unknown_name(f"word in {root}:", word, known)
-    return sorted((clip for clip in found if clip.word in words), key=lambda clip: clip.path), misnamed
+    clips, others = [], []
+    for word in words:
+        for path in sorted((root / word).iterdir()):
+            if path.suffix.lower() in SUFFIXES and not path.is_dir():
+                clips.append(Clip(f"{word}/{path.name}", word))
+            elif not path.name.startswith("."):
+                others.append(f"{word}/{path.name}")
+    return sorted(clips, key=lambda clip: clip.path), others
 
 
-def _split_by_lists(root: Path, paths: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _split_by_lists(root: Path, paths: list[str], found: list[str], notes: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Positions of the clips at `paths` that train, validate and test; notes say which of the lists' entries name no clip among `found`."""
     named = {}
     for name in ("validation", "testing"):
         file = root / f"{name}_list.txt"
         if not file.is_file():
             raise InputError(f"{file} does not exist; --split paper makes a stratified split without it")
-        named[name] = set(file.read_text(errors="replace").split())
+        lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+        named[name] = {_below_words(line) for line in lines if line.strip()}
+        words = {path.partition("/")[0] for path in found}
+        nowhere = sorted(entry for entry in named[name] - set(found) if entry.partition("/")[0] in words)
+        if nowhere:
+            notes.append(f"{len(nowhere)} entries of {file.name} name no clip that is there: {_listed(nowhere)}")
     of_validation = np.array([path in named["validation"] for path in paths])
     of_test = np.array([path in named["testing"] for path in paths])
     parts = [np.flatnonzero(part) for part in (~of_validation & ~of_test, of_validation & ~of_test, of_test)]
@@ -191,12 +207,17 @@ def _split_by_lists(root: Path, paths: list[str]) -> tuple[np.ndarray, np.ndarra
     return parts[0], parts[1], parts[2]
 
 
+def _below_words(line: str) -> str:
+    """A list's entry as WORD/NAME, whatever leads to it: "./on/a.wav", "C:\\data\\on\\a.wav", "/data/on/a.wav"."""
+    return "/".join(line.strip().replace("\\", "/").split("/")[-2:])
+
+
 def _decoded(root: Path, clips: list[Clip], *, drop_short: bool) -> Path:
     """A folder with audio.npy, (clips, 16000) 16-bit samples, and index.json; made unless it is there.
 
     16 bits are what the recordings have; resampled ones are rounded to them.
     """
-    key = hashlib.sha256(f"2 {root.resolve()} {drop_short}".encode())
+    key = hashlib.sha256(f"3 {root.resolve()} {drop_short}".encode())
     for clip in clips:
         try:
             status = (root / clip.path).stat()
@@ -204,7 +225,7 @@ def _decoded(root: Path, clips: list[Clip], *, drop_short: bool) -> Path:
         except OSError:  # a dangling link, say: `_read` says so
             key.update(f"{clip.path}\n".encode())
     store = cache_dir() / "decoded" / f"speech-{key.hexdigest()[:16]}"
-    if (store / "index.json").is_file():
+    if _is_whole(store, len(clips)):
         return store
     try:
         store.parent.mkdir(parents=True, exist_ok=True)
@@ -216,14 +237,23 @@ def _decoded(root: Path, clips: list[Clip], *, drop_short: bool) -> Path:
     try:
         _decode(root, clips, part, drop_short)
         part.chmod(0o755)
-        try:
-            part.rename(store)
-        except OSError:  # another process was faster
-            if not (store / "index.json").is_file():
-                raise
+        with alone(store, wait=True):
+            if not _is_whole(store, len(clips)):  # else another process was faster
+                shutil.rmtree(store, ignore_errors=True)
+                part.rename(store)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return store
+
+
+def _is_whole(store: Path, clips: int) -> bool:
+    """Whether a folder holds what `_decode` wrote; one that was damaged is made anew."""
+    try:
+        index = json.loads((store / "index.json").read_text())
+        audio = np.load(store / "audio.npy", mmap_mode="r")
+        return index.keys() == INDEXED and audio.shape == (clips, LENGTH) and audio.dtype == np.int16
+    except (OSError, ValueError, EOFError, AttributeError):
+        return False
 
 
 def _decode(root: Path, clips: list[Clip], store: Path, drop_short: bool) -> None:
@@ -231,7 +261,7 @@ def _decode(root: Path, clips: list[Clip], store: Path, drop_short: bool) -> Non
     paths: list[str] = []
     skipped: list[str] = []
     short: list[str] = []
-    padded = resampled = 0
+    padded = resampled = of_integers = cut_off = 0
     for clip in _with_progress(clips, "decoding"):
         try:
             samples, rate = _read(root / clip.path)
@@ -244,11 +274,26 @@ def _decode(root: Path, clips: list[Clip], store: Path, drop_short: bool) -> Non
         padded += len(samples) < LENGTH
         resampled += rate != SAMPLE_RATE
         samples = samples[:LENGTH]
+        peak = float(np.abs(samples).max(initial=0))
+        if peak > OVERSHOOT:
+            samples = samples / 32768
+            of_integers += 1
+        cut_off += bool(1 < peak <= OVERSHOOT)
         audio[len(paths), : len(samples)] = np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.int16)
         paths.append(clip.path)
     audio.flush()
     (store / "index.json").write_text(
-        json.dumps({"paths": paths, "skipped": skipped, "short": short, "padded": padded, "resampled": resampled})
+        json.dumps(
+            {
+                "paths": paths,
+                "skipped": skipped,
+                "short": short,
+                "padded": padded,
+                "resampled": resampled,
+                "of_integers": of_integers,
+                "cut_off": cut_off,
+            }
+        )
     )
 
 
@@ -276,6 +321,8 @@ def _read(path: Path) -> tuple[np.ndarray, int]:
         raise InputError("no samples")
     if not np.isfinite(samples).all():
         raise InputError("NaN or infinite samples")
+    if np.abs(samples).max() > 32768:
+        raise InputError("samples beyond 32,768")
     samples = samples.mean(1)
     if rate != SAMPLE_RATE:
         samples = _resampler(rate)(torch.from_numpy(samples)).numpy()
@@ -289,7 +336,7 @@ def _mfccs(store: Path, audio: np.ndarray) -> Path:
     from flexseq.files import replacing
 
     path = store / "mfcc.npy"
-    if path.is_file():
+    if _holds(path, len(audio)):
         return path
     with warnings.catch_warnings():
         # The paper's 64 bands are more than 101 frequencies can fill: the lowest are empty. So be it.
@@ -303,6 +350,14 @@ def _mfccs(store: Path, audio: np.ndarray) -> Path:
             features[start : start + 256] = transform(batch).numpy()
         features.flush()
     return path
+
+
+def _holds(path: Path, clips: int) -> bool:
+    try:
+        features = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return False
+    return features.ndim == 3 and len(features) == clips and features.dtype == np.float32
 
 
 def _with_progress(items, description: str):
