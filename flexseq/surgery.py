@@ -1,26 +1,42 @@
 """Put NIFF, FlexConv or CF-Conv layers into any network."""
 
 import copy
+import gc
 import inspect
 import itertools
 import re
+import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from flexseq.arguments import forget_arguments, is_recorded, record_conversion
 from flexseq.errors import InputError, unknown_name
+from flexseq.fitting import fit_kernel, placed
 from flexseq.kernels import KERNELS, KernelFactory
 from flexseq.nn.cfconv import CFConv1d, CFConv2d
 from flexseq.nn.flexconv import FlexConv1d, FlexConv2d, FlexConv3d
 from flexseq.nn.niff import SIZES, NIFFConv1d, NIFFConv2d
+from flexseq.nn.sizes import KernelSize
 
 PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-INITIALISATIONS = ("torch", "kaiming")
+INITIALISATIONS = ("torch", "kaiming", "fit")
+
+HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_is_full_backward_hook",
+)
 
 Only = str | Callable[[str], bool] | None
 """Which modules, by their names: a regular expression that is searched for in them, or a function."""
@@ -36,6 +52,7 @@ class Replacement:
         after: what it is now; "" where it was left alone.
         reason: why it was left alone; "" where it was not.
         parameters_before, parameters_after: of this module.
+        error: with init="fit", how far the new kernel is from the old one, relative to its norm.
     """
 
     name: str
@@ -44,6 +61,7 @@ class Replacement:
     reason: str
     parameters_before: int
     parameters_after: int
+    error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -65,12 +83,19 @@ class Report:
         return [row.name for row in self.rows if not row.reason]
 
     def __str__(self) -> str:
-        head = ("module", "was", "is", "parameters")
+        fitted = any(row.error is not None for row in self.rows)
+        head = ("module", "was", "is", "parameters", *(["error of the fit"] if fitted else []))
         cells = [
-            (row.name, row.before, row.after or f"left: {row.reason}", f"{row.parameters_before:,} -> {row.parameters_after:,}")
+            (
+                row.name,
+                row.before,
+                row.after or f"left: {row.reason}",
+                f"{row.parameters_before:,} -> {row.parameters_after:,}",
+                *(["" if row.error is None else f"{row.error:.1%}"] if fitted else []),
+            )
             for row in self.rows
         ]
-        widths = [max(len(row[i]) for row in [head, *cells]) for i in range(4)]
+        widths = [max(len(row[i]) for row in [head, *cells]) for i in range(len(head))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [head, *cells]]
         lines.insert(1, "  ".join("-" * width for width in widths))
         lines.append(
@@ -91,14 +116,15 @@ def to_niff(
     init: str = "torch",
     first: bool = False,
     only: Only = None,
+    example: Any = None,
 ) -> tuple[nn.Module, Report]:
     """A copy of a network with NIFF layers for its convolutions, by the paper's rule.
 
     The first convolution and those with a stride stay, and so do 1x1 ones. A depthwise convolution of any size becomes a depthwise NIFF;
     another one a depthwise NIFF and a 1x1 convolution (of as many groups as it had), or a single NIFF over all channels if `full`. A
     dilated one is converted like any other: the new kernel is as large as the image. Left alone and listed, too: a convolution that
-    changes its input's size, one of a class of its own or with a parametrisation, transposed and lazy ones. Hooks on converted modules
-    are lost.
+    changes its input's size, one of a class of its own, with a parametrisation, weight norm or pruning, transposed and lazy ones, and one
+    that shares its weight with a module that stays. Hooks stay with their modules, and layers that shared a weight share their kernel.
 
     Args:
         model: any module; it is not changed. New layers have the dtype, device and mode of those that they replace, and new weights.
@@ -107,8 +133,11 @@ def to_niff(
         full: one NIFF over all pairs of channels, in place of a depthwise one and a 1x1.
         bias: keep the biases of converted convolutions; published counts of parameters are without.
         linear, padding: the paper's ablations, see `flexseq.NIFFConv2d`.
-        init: how NIFF's linear maps and the new 1x1s start, as "torch" draws weights, or "kaiming", He's normal distribution by the number
-            of outputs, as in the authors' ResNets, DenseNet and MobileNet.
+        init: how NIFF's linear maps and the new 1x1s start: as "torch" draws weights; "kaiming", He's normal distribution by the number
+            of outputs, as in the authors' ResNets, DenseNet and MobileNet; or "fit", as near as they can be to the kernels that they
+            replace, with the error in the report. A 3x3 kernel over all channels is nearest to a depthwise one and a 1x1 by its first
+            singular vectors, and that is often not near.
+        example: with init="fit", an input of the model: each layer's size comes from it.
         first: convert the first convolution too, as in the authors' networks for CIFAR-10.
         only: convert no others than modules with such names.
 
@@ -147,7 +176,7 @@ def to_niff(
         return nn.Sequential(_initialised(first, init), _initialised(point, init))
 
     given = {"size": size, "full": full, "bias": bias, "linear": linear, "padding": padding, "init": init, "first": first, "only": only}
-    return _convert(model, replace, "to_niff", given, ndims=(1, 2), keeps_first=not first)
+    return _convert(model, replace, "to_niff", given, ndims=(1, 2), keeps_first=not first, example=example)
 
 
 def to_separable(model: nn.Module, *, bias: bool = False, first: bool = False, only: Only = None) -> tuple[nn.Module, Report]:
@@ -188,7 +217,9 @@ def to_flexconv(
     kernel: str | KernelFactory = "magnet",
     mask_sigma: float = 0.075,
     bias: bool = True,
+    init: str = "torch",
     only: Only = None,
+    example: Any = None,
     **options: Any,
 ) -> tuple[nn.Module, Report]:
     """A copy of a network with FlexConv layers for its convolutions, of the same channels and groups.
@@ -200,8 +231,10 @@ def to_flexconv(
         kernel_size: taps before cropping; where None, each layer's first input decides.
         kernel: the kernel network; see `flexseq.FlexConv2d`.
         mask_sigma: where the masks start; the default shows about 5 taps of 33.
-        bias: keep the biases of converted convolutions (they start at 0).
+        bias: keep the biases of converted convolutions (they start at 0, with init="fit" as they were).
+        init: "torch", kernels as FlexConv draws them; or "fit", as near as they can be to those that they replace, their masks as large.
         only: convert no others than modules with such names: a regular expression or a function.
+        example: with init="fit" and no kernel_size, an input of the model: each layer's size comes from it.
         options: further ones of FlexConv.
 
     Returns:
@@ -217,13 +250,16 @@ def to_flexconv(
         (['2'], torch.Size([1, 16, 32, 32]))
     """
     _check_options("to_flexconv", FlexConv2d, options)
+    if init not in ("torch", "fit"):
+        raise unknown_name("init", init, ("torch", "fit"))
     given = {"kernel": kernel, "mask_sigma": mask_sigma, "variance_preserving": True, **options}
 
     def replace(conv: Any) -> nn.Module:
         layer: Any = {1: FlexConv1d, 2: FlexConv2d, 3: FlexConv3d}[len(conv.kernel_size)]
         return layer(conv.in_channels, conv.out_channels, kernel_size, groups=conv.groups, bias=bias and conv.bias is not None, **given)
 
-    return _convert(model, replace, "to_flexconv", {"kernel_size": kernel_size, "bias": bias, "only": only, **given}, ndims=(1, 2, 3))
+    said = {"kernel_size": kernel_size, "bias": bias, "init": init, "only": only, **given}
+    return _convert(model, replace, "to_flexconv", said, ndims=(1, 2, 3), example=example)
 
 
 def to_cfconv(
@@ -270,42 +306,172 @@ def _convert(
     ndims: tuple[int, ...],
     depthwise: bool = True,
     keeps_first: bool = True,
+    example: Any = None,
 ) -> tuple[nn.Module, Report]:
     if not isinstance(model, nn.Module):
         raise InputError(f"{caller} expected a torch.nn.Module, got {type(model).__name__}")
+    fits = given.get("init") == "fit"
+    if example is not None and not fits:
+        raise InputError(f'{caller} expected no example without init="fit"')
+    if fits and example is None and given.get("kernel_size") is None:
+        raise InputError(f'{caller} expected an example with init="fit", an input of the model, from which the layers\' sizes come')
     chosen = _chooser(given["only"])
-    new = copy.deepcopy(model)
+    new = _copied(model)
+    convs = {name: module for name, module in new.named_modules() if isinstance(module, PLAIN + TRANSPOSED)}
+    first = next((module for module in convs.values() if isinstance(module, PLAIN)), None) if keeps_first else None
+    reasons = {}
+    for name, module in convs.items():
+        reasons[name] = _reason(module, first, ndims) or ("" if chosen(name) else "not chosen")
+        if not (reasons[name] or depthwise) and module.groups == module.in_channels == module.out_channels:
+            reasons[name] = "depthwise already"
+    for name, module in new.named_modules():  # as timm's RepVGG and MobileOne do
+        method = next((one for one in ("reparameterize", "switch_to_deploy") if callable(getattr(module, one, None))), None)
+        for conv in convs if method is not None else ():
+            if not reasons[conv] and (not name or conv.startswith(f"{name}.")):
+                reasons[conv] = f"{type(module).__name__}.{method} takes its weight"
+    sharing = _sharing(new, convs)
+    for name, others in sharing.items():
+        staying = [other for other in others if other not in convs or reasons[other]]
+        if caller == "to_cfconv" and others:
+            staying = others  # a kernel of theirs is a state for each layer
+        if not reasons[name] and staying:
+            reasons[name] = f"its weight is shared with {staying[0]}"
+    for name, module in convs.items():
+        if not reasons[name]:
+            _check_methods(module, name, caller)
+    grids = _grids(new, convs, example) if fits and example is not None else {}
     rows: list[Replacement] = []
-    made: dict[int, nn.Module] = {}
-    first = next((module for module in new.modules() if isinstance(module, PLAIN)), None) if keeps_first else None
-    for name, module in list(new.named_modules()):
-        if not isinstance(module, PLAIN + TRANSPOSED):
-            continue
-        reason = _reason(module, first, ndims) or ("" if chosen(name) else "not chosen")
-        if not (reason or depthwise) and module.groups == module.in_channels == module.out_channels:
-            reason = "depthwise already"
+    made: dict[str, nn.Module] = {}
+    for name, module in convs.items():
         before, count = _describe(module), _count(module)
-        if reason:
-            rows.append(Replacement(name, before, "", reason, count, count))
+        if reasons[name]:
+            rows.append(Replacement(name, before, "", reasons[name], count, count))
             continue
-        made[id(module)] = replacement = _like(replace(module), module)
-        rows.append(Replacement(name, before, _describe(replacement), "", count, _count(replacement)))
+        replacement = _like(replace(module), module)
+        error = _fitted(replacement, module, grids.get(name), caller, name) if fits else None
+        twin = next((other for other in sharing[name] if other in made), None)
+        if twin is not None:
+            _share_parameters(made[twin], replacement, bias=convs[twin].bias is module.bias)
+        made[name] = replacement
+        rows.append(Replacement(name, before, _describe(replacement), "", count, _count(replacement), error))
     if not made:
         left = "; ".join(f"{row.name or 'the model'}: {row.reason}" for row in rows[:3]) + ("; ..." if rows[3:] else "")
         raise InputError(f"{caller} found nothing to convert in {type(model).__name__} ({left or 'it has no convolutions'})")
-    for module in list(new.modules()):
-        for child_name, child in list(module._modules.items()):  # also where one module stands in two places
-            if child is not None and id(child) in made:
-                module._modules[child_name] = made[id(child)]
-    if id(new) in made:
-        new = made[id(new)]
-    elif is_recorded(new):
-        record_conversion(new, caller, given)
-    layers = {id(layer) for layer in made.values()}
+    for name, replacement in made.items():
+        _become(convs[name], replacement)
+    if "" not in made and is_recorded(new):
+        record_conversion(new, caller, {**given, "init": "torch"} if fits else given)  # loading brings the weights
+    layers = {id(convs[name]) for name in made}
     for name, part in new.named_modules():
         if name and is_recorded(part) and any(id(inner) in layers for inner in part.modules() if inner is not part):
             forget_arguments(part, f"{type(part).__name__} was converted as part of {type(new).__name__}; save its state_dict instead")
     return new, Report(rows, _count(model), _count(new))
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """A deep copy, also where weight norm or pruning left a tensor with a history, which torch does not copy: its hook makes it anew."""
+    memo = {
+        id(value): value.detach().clone()
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
+    return copy.deepcopy(model, memo)
+
+
+def _sharing(model: nn.Module, convs: dict[str, Any]) -> dict[str, list[str]]:
+    """For each convolution the other modules that have its weight, by name."""
+    owners: dict[int, list[str]] = {}
+    for name, module in model.named_modules():
+        for parameter in module._parameters.values():
+            if parameter is not None and name not in owners.setdefault(id(parameter), []):
+                owners[id(parameter)].append(name)
+    return {name: [other for other in owners.get(id(conv._parameters.get("weight")), []) if other != name] for name, conv in convs.items()}
+
+
+def _check_methods(module: nn.Module, name: str, caller: str) -> None:
+    """Refuse a module whose methods somebody keeps: they would go on computing with the old class."""
+    for referrer in gc.get_referrers(module):
+        if isinstance(referrer, types.MethodType) and any(isinstance(holder, dict | list | tuple) for holder in gc.get_referrers(referrer)):
+            raise InputError(
+                f"{caller} cannot convert {name or 'the model'}: something keeps its method {referrer.__name__}; keep the module itself, "
+                "or leave it out by `only`"
+            )
+
+
+def _become(old: Any, new: nn.Module) -> None:
+    """Make a module another one in place, so that whoever refers to it, by whatever name or list, has the new one. Hooks stay."""
+    hooks = {name: value for name, value in vars(old).items() if name in HOOKS}
+    old.__class__ = new.__class__
+    old.__dict__.clear()
+    old.__dict__.update(vars(new))
+    old.__dict__.update(hooks)
+
+
+def _share_parameters(source: nn.Module, target: nn.Module, *, bias: bool) -> None:
+    """Give one layer the parameters of another of its kind, the bias of its outputs only if that was shared too."""
+    last = "1.bias" if isinstance(source, nn.Sequential) else "bias"
+    for name, parameter in source.named_parameters():
+        if name == last and not bias:
+            continue
+        path, _, leaf = name.rpartition(".")
+        target.get_submodule(path)._parameters[leaf] = parameter
+
+
+@torch.no_grad()
+def _grids(model: nn.Module, convs: dict[str, Any], example: Any) -> dict[str, tuple[int, ...]]:
+    """The sizes of the convolutions' inputs, of a forward pass in eval mode."""
+    grids: dict[str, tuple[int, ...]] = {}
+    handles = [
+        conv.register_forward_pre_hook(lambda _, given, name=name: grids.setdefault(name, tuple(given[0].shape[2:])) and None)
+        for name, conv in convs.items()
+    ]
+    training = {module: module.training for module in model.modules()}
+    try:
+        model.eval()(*example) if isinstance(example, tuple | list) else model.eval()(example)
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+        for handle in handles:
+            handle.remove()
+    return grids
+
+
+def _fitted(new: nn.Module, old: Any, grid: tuple[int, ...] | None, caller: str, name: str) -> float:
+    """Fit a new layer to the convolution that it replaces, also where that is even or dilated; the relative error of its kernel."""
+    layer: Any = new[0] if isinstance(new, nn.Sequential) else new
+    if layer.kernel_size is None:
+        if grid is None:
+            raise InputError(f"{caller} expected an example that reaches {name}, from which its kernel's size comes")
+        layer._set_size(KernelSize(layer._size_for(grid), True))
+    kernel = old.weight.detach()
+    for axis, dilation in enumerate(old.dilation, start=2):
+        spread = kernel.new_zeros(*kernel.shape[:axis], dilation * (kernel.shape[axis] - 1) + 1, *kernel.shape[axis + 1 :])
+        spread.narrow(axis, 0, spread.shape[axis])[(slice(None),) * axis + (slice(None, None, dilation),)] = kernel
+        kernel = spread
+        if kernel.shape[axis] % 2 == 0:  # an even one's present tap is before its middle
+            kernel = torch.cat([kernel.new_zeros(*kernel.shape[:axis], 1, *kernel.shape[axis + 1 :]), kernel], axis)
+    target: Any = new[1] if isinstance(new, nn.Sequential) else new
+    with torch.no_grad():
+        if old.bias is not None and target.bias is not None:
+            target.bias.copy_(old.bias)
+    if not isinstance(new, nn.Sequential):
+        return fit_kernel(layer, kernel)
+    # Of each input channel's kernels the nearest multiples of one, which the depthwise layer has; the 1x1 has the multiples.
+    per_group = old.in_channels // old.groups
+    by_input = kernel.double().flatten(2).unflatten(0, (old.groups, -1)).transpose(1, 2).flatten(0, 1)  # (in, out / groups, taps)
+    u, s, v = torch.linalg.svd(by_input, full_matrices=False)
+    root = s[:, :1].sqrt()
+    depthwise, point = (root * v[:, 0]).view(-1, 1, *kernel.shape[2:]), (root * u[..., 0]).unflatten(0, (old.groups, per_group))
+    fit_kernel(layer, depthwise)
+    with torch.no_grad():
+        target.weight.copy_(point.transpose(1, 2).flatten(0, 1).view(target.weight.shape))
+        grid = layer._own_grid()
+        whole = placed(kernel.double(), grid, [(n - 1) // 2 for n in grid])
+        single = layer.sample_kernel().double().view(old.groups, per_group, 1, *grid).transpose(1, 2)  # (groups, 1, in / groups, *grid)
+        product = target.weight.double().view(old.groups, -1, per_group, *[1] * len(grid)) * single
+        norm = torch.linalg.vector_norm(whole)
+        return float(torch.linalg.vector_norm(product.flatten(0, 1) - whole) / norm) if norm else 0.0
 
 
 def _reason(module: Any, first: nn.Module | None, ndims: tuple[int, ...]) -> str:
@@ -324,6 +490,10 @@ def _reason(module: Any, first: nn.Module | None, ndims: tuple[int, ...]) -> str
         return "1x1"
     if torch.nn.utils.parametrize.is_parametrized(module) or "weight" not in module._parameters:
         return "its weight is parametrised"
+    if prune.is_pruned(module):
+        return "it is pruned"
+    if module._state_dict_hooks or module._state_dict_pre_hooks or module._load_state_dict_pre_hooks or module._load_state_dict_post_hooks:
+        return "it has hooks on its state_dict"
     if type(module) not in PLAIN:
         return f"a class of its own, {type(module).__name__}"
     sizes = zip(module.kernel_size, module.dilation, range(len(module.kernel_size)), strict=True)
@@ -345,7 +515,7 @@ def _like(new: nn.Module, old: nn.Module) -> nn.Module:
 
 
 def _initialised(module: nn.Module, init: str) -> nn.Module:
-    if init == "kaiming":
+    if init == "kaiming":  # "fit" comes later
         for name, parameter in module.named_parameters():
             if name.endswith("weight") and parameter.ndim > 1:
                 nn.init.kaiming_normal_(parameter.data, mode="fan_out", nonlinearity="relu")

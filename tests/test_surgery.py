@@ -1,6 +1,7 @@
 """Putting NIFF and FlexConv into networks: the rule, the report, and the papers' counts of parameters."""
 
 import copy
+import math
 import pickle
 
 import pytest
@@ -295,3 +296,185 @@ def test_the_task_says_so_where_it_takes_its_own_network(monkeypatch, capsys):
     capsys.readouterr()
     assert make_plan("cifar10", model="backbone").network["backbone"] == "small_resnet"  # its own default, of which nothing is to be said
     assert not capsys.readouterr().out
+
+
+class Listed(nn.Module):
+    """Keeps its convolutions in a list and a dict, too, and runs those."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.steps, self.named = [self.a, (self.b,)], {"b": self.b}
+
+    def forward(self, x):
+        return self.named["b"](self.steps[1][0](self.steps[0](x)))
+
+
+def test_modules_in_lists_and_dicts_are_the_new_ones():
+    model = Listed()
+    new, report = fs.to_niff(model, size="small")
+    assert report.replaced == ["b"]
+    assert new.steps[1][0] is new.b
+    assert new.named["b"] is new.b
+    assert isinstance(new.b[0], fs.NIFFConv2d)
+    new(torch.randn(1, 3, 8, 8)).sum().backward()
+    assert all(parameter.grad is not None for parameter in new.parameters())
+    assert isinstance(model.b, nn.Conv2d)
+    assert isinstance(model.steps[1][0], nn.Conv2d)
+
+
+def test_a_method_that_somebody_keeps_is_refused():
+    model = Listed()
+    model.shortcut = [model.b.forward]
+    with pytest.raises(fs.InputError, match="to_niff cannot convert b: something keeps its method forward"):
+        fs.to_niff(model)
+
+
+def three(*, tie_bias=False):
+    model = nn.Sequential(*[nn.Conv2d(4, 4, 3, padding=1) for _ in range(3)])
+    model[2].weight = model[1].weight
+    if tie_bias:
+        model[2].bias = model[1].bias
+    return model
+
+
+@pytest.mark.parametrize("convert", [fs.to_niff, fs.to_flexconv])
+@pytest.mark.parametrize("tie_bias", [False, True])
+def test_layers_that_shared_a_weight_share_their_kernel(convert, tie_bias):
+    new, report = convert(three(tie_bias=tie_bias), bias=True)
+    assert report.replaced == ["1", "2"]
+    one, other = (dict(layer.named_parameters()) for layer in new[1:])
+    shared = sum(one[name] is other[name] for name in one)
+    assert shared == len(one) - (not tie_bias)
+    assert report.parameters_after == sum(p.numel() for p in new.parameters())
+    new(torch.randn(1, 4, 8, 8)).sum().backward()
+
+
+def test_a_weight_shared_with_a_layer_that_stays_is_left_alone():
+    model = three()
+    model[1].stride = (2, 2)
+    _, report = fs.to_niff(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, padding=1), *model))
+    assert {row.name: row.reason for row in report.rows}["4"] == "its weight is shared with 3"
+    with pytest.raises(fs.InputError, match="1: its weight is shared with 2"):
+        fs.to_cfconv(three())
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda conv: nn.utils.weight_norm(conv), "its weight is parametrised"),
+        (lambda conv: nn.utils.spectral_norm(conv), "its weight is parametrised"),
+        (lambda conv: nn.utils.parametrizations.weight_norm(conv), "its weight is parametrised"),
+        (lambda conv: nn.utils.prune.l1_unstructured(conv, "weight", 0.3), "its weight is parametrised"),
+        (lambda conv: nn.utils.prune.l1_unstructured(conv, "bias", 0.3), "it is pruned"),
+        (lambda conv: conv.register_state_dict_post_hook(lambda *arguments: None), "it has hooks on its state_dict"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*deprecated")
+def test_weights_that_something_else_makes_are_left_alone_by_name(change, reason):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1))
+    change(model[1])
+    model(torch.randn(1, 3, 6, 6))
+    new, report = fs.to_niff(model, size="small")
+    assert [row.reason for row in report.rows] == ["the first convolution", reason, ""]
+    torch.testing.assert_close(new[1](x := torch.randn(1, 8, 6, 6)), model[1](x))
+    new(torch.randn(1, 3, 6, 6)).sum().backward()
+
+
+def test_hooks_stay():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1))
+    seen = []
+    model[1].register_forward_hook(lambda module, given, output: seen.append(type(module).__name__) or 2 * output)
+    model[1].register_forward_pre_hook(lambda module, given: seen.append("pre"))
+    model[1].register_full_backward_hook(lambda module, *gradients: seen.append("backward"))
+    new, _ = fs.to_flexconv(model)
+    y = new(torch.randn(1, 3, 6, 6, requires_grad=True))
+    y.sum().backward()
+    assert seen == ["pre", "FlexConv2d", "backward"]
+
+
+class Rep(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def reparameterize(self):
+        return self.conv.weight
+
+
+def test_convolutions_that_are_to_be_merged_are_left_alone():
+    _, report = fs.to_niff(nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), Rep(), nn.Conv2d(3, 3, 3, padding=1)))
+    assert [row.reason for row in report.rows] == ["the first convolution", "Rep.reparameterize takes its weight", ""]
+
+
+@pytest.mark.parametrize("size", [(3, 3), (1, 5), (2, 2), (4, 3)])
+@pytest.mark.parametrize(("groups", "dilation"), [(1, 1), (2, 1), (4, 1), (1, 2)])
+def test_fitted_flexconvs_give_what_the_network_gave(size, groups, dilation):
+    first = nn.Conv2d(3, 4, 3, padding=1)
+    model = nn.Sequential(first, nn.Conv2d(4, 4, size, padding="same", groups=groups, dilation=dilation)).double()
+    x = torch.randn(2, 3, 12, 14, dtype=torch.float64)
+    new, report = fs.to_flexconv(model, init="fit", example=x)
+    error = report.rows[1].error
+    difference = ((new(x) - model(x)).norm() / model[1](first(x)).norm()).item()
+    assert report.replaced == ["1"]
+    taps = math.prod(dilation * (n - 1) + 1 for n in size)
+    if taps <= 15:  # of 33 functions
+        assert error < 1e-3
+        assert difference < 2e-3
+    assert difference < 1.5 * error + 1e-9
+    assert "error of the fit" in str(report)
+    sized, sized_report = fs.to_flexconv(model, init="fit", kernel_size=21)
+    if taps <= 15:
+        assert sized_report.rows[1].error < 1e-3
+        assert ((sized(x) - model(x)).norm() / model(x).norm()).item() < 2e-3
+
+
+def test_a_trained_network_goes_on_as_it_was(tmp_path):
+    torch.manual_seed(0)
+    model = fs.CIFARResNet(depth=8)
+    x = torch.randn(16, 3, 16, 16)
+    for _ in range(3):
+        model(x)
+    new, report = fs.to_flexconv(model, init="fit", example=x)
+    assert max(row.error for row in report.rows if row.error is not None) < 0.01
+    assert model.training
+    assert new.training
+    difference = (new.eval()(x) - model.eval()(x)).abs().max()
+    assert difference < 0.02 * model(x).std()
+    fs.save(new, tmp_path / "m.safetensors")
+    torch.testing.assert_close(fs.load(tmp_path / "m.safetensors")(x), new(x))
+
+
+@pytest.mark.parametrize("options", [{"full": True}, {"full": True, "linear": True}, {"full": True, "padding": "zero"}])
+def test_fitted_niffs_are_near_a_full_convolution(options):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1))
+    x = torch.randn(2, 3, 10, 9)
+    new, report = fs.to_niff(model, init="fit", example=x, bias=True, size="big", **options)
+    assert report.rows[1].error < 0.05
+    inside = (slice(None), slice(None), slice(2, -2), slice(2, -2))  # where edges do not count
+    assert ((new(x) - model(x))[inside].norm() / model(x)[inside].norm()) < 0.1
+
+
+def test_the_error_of_a_depthwise_fit_is_that_of_the_whole_kernel():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 6, 3, padding=1, groups=2))
+    new, report = fs.to_niff(model, init="fit", example=torch.randn(1, 3, 9, 9), size="big")
+    depthwise, point = new[1]
+    product = point.weight[:, :, 0, 0].view(2, 3, 2, 1, 1) * depthwise.sample_kernel().view(2, 1, 2, 9, 9)
+    target = torch.zeros(6, 2, 9, 9)
+    target[:, :, 3:6, 3:6] = model[1].weight
+    assert report.rows[1].error == pytest.approx(((product.view(6, 2, 9, 9) - target).norm() / target.norm()).item(), rel=1e-3)
+    assert report.rows[1].error < 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"init": "fit"}, "expected an example with init"),
+        ({"example": torch.zeros(1, 3, 8, 8)}, "expected no example without init"),
+        ({"init": "fitt"}, "did you mean 'fit'"),
+    ],
+)
+def test_bad_fits(options, message):
+    for convert in (fs.to_niff, fs.to_flexconv):
+        with pytest.raises(fs.InputError, match=message):
+            convert(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, padding=1)), **options)
