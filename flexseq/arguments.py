@@ -87,6 +87,8 @@ def build(name: str, arguments: dict[str, Any]) -> Any:
     """An object of the class called `name`, as `arguments_of` recorded it."""
     if name not in BUILDABLE:
         raise unknown_name("flexseq class", name, sorted(BUILDABLE))
+    if arguments.get("update") == "replace":
+        arguments = {**arguments, "rate": None}  # older files hold a default that was not used
     return BUILDABLE[name](**arguments)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from flexseq.arguments import records_arguments
+from flexseq.checks import check_integers, check_tensor
 from flexseq.errors import InputError, unknown_name
 from flexseq.models.cifar_resnet import CIFARResNet
 from flexseq.surgery import to_niff, to_separable
@@ -82,6 +83,7 @@ class Backbone(nn.Module):
         library: str | None = None,
     ):
         super().__init__()
+        check_integers("Backbone", in_channels=in_channels, num_classes=num_classes, image_size=image_size)
         if backbone not in BACKBONES:
             raise unknown_name("backbone", backbone, BACKBONES)
         if conversion not in CONVERSIONS:
@@ -107,6 +109,7 @@ class Backbone(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in_channels, height, width) -> (batch, num_classes)."""
+        check_tensor("Backbone", "its input", x)
         if x.ndim != 4 or x.shape[1] != self.in_channels or 0 in x.shape[2:]:
             raise InputError(f"Backbone expected images of shape (batch, {self.in_channels}, height, width), got shape {tuple(x.shape)}")
         outputs = self.network(x)

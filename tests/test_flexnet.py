@@ -12,7 +12,8 @@ from flexseq.models.flexnet import default_factors
 
 @pytest.mark.parametrize("options", [{}, {"conv": "ck", "kernel": "siren"}, {"conv": "conv", "kernel_size": 3}, {"kernel": "gabor"}])
 def test_trains(options):
-    model = fs.FlexNet(2, 5, 2, 6, image_size=10, mask_sigma=0.3, **options)
+    options = options if "conv" in options else {**options, "mask_sigma": 0.3}
+    model = fs.FlexNet(2, 5, 2, 6, image_size=10, **options)
     y = model(torch.randn(4, 2, 10, 10))
     assert y.shape == (4, 5)
     torch.nn.functional.cross_entropy(y, torch.arange(4)).backward()

@@ -65,7 +65,8 @@ def network_arguments(name: str, given: dict[str, Any], defaults: dict[str, Any]
     gradient = given.get("gradient", "sparse")
     if gradient != "sparse" and "positions" in given:
         raise InputError(f"--gradient {gradient} evaluates all positions in every step; --positions is for sparse")
-    return {**own, **defaults, **given}
+    taken = {argument: value for argument, value in defaults.items() if conv is None or conv in needs.get(argument, (conv,))}
+    return {**own, **taken, **given}
 
 
 def build_network(name: str, arguments: dict[str, Any], dataset: Dataset) -> nn.Module:

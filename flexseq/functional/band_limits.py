@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from flexseq.checks import check_integers
+
 
 def gaussian_band_limit(inverse_width: Tensor, angle: Tensor | None = None, *, sigma_cut: float = 2.0) -> Tensor:
     """Where the spectrum of a Gaussian envelope has fallen off.
@@ -40,8 +42,12 @@ def sine_band_limit(weight: Tensor) -> Tensor:
 def nyquist_frequency(kernel_size: int) -> float:
     """The highest frequency that a kernel of so many taps over [-1, 1] can hold, in cycles per unit: (k - 1) / 4.
 
+    Raises:
+        InputError: less than one tap.
+
     Example:
         >>> nyquist_frequency(33)
         8.0
     """
+    check_integers("nyquist_frequency", kernel_size=kernel_size)
     return (kernel_size - 1) / 4

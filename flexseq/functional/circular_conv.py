@@ -10,6 +10,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from flexseq.checks import check_integers, check_real, check_tensor, is_integer
 from flexseq.errors import InputError
 
 SMALL = 64
@@ -39,6 +40,11 @@ def circular_conv(x: Tensor, spectrum: Tensor, bias: Tensor | None = None, *, gr
         >>> circular_conv(x, torch.fft.rfft(kernel))
         tensor([[[4., 1., 2., 3.]]])
     """
+    check_real("circular_conv", x=x, bias=bias)
+    check_tensor("circular_conv", "spectrum", spectrum)
+    if not spectrum.is_complex():
+        raise InputError(f"circular_conv expected a complex spectrum, got {spectrum.dtype}")
+    check_integers("circular_conv", groups=groups)
     grid = x.shape[2:]
     half = half_grid(grid)
     if (
@@ -160,9 +166,10 @@ def resample(x: Tensor, size: int | Sequence[int]) -> Tensor:
         >>> torch.allclose(resample(torch.cos(2 * torch.pi * t), (4,)), torch.cos(2 * torch.pi * t[::2]), atol=1e-6)
         True
     """
-    sizes = (size, size) if isinstance(size, int) else tuple(size)
-    if min(sizes) < 1 or len(sizes) > x.ndim:
-        raise InputError(f"resample expected a size of 1 or more for each axis, got {sizes} for shape {tuple(x.shape)}")
+    check_real("resample", x=x)
+    sizes: Any = (size, size) if is_integer(size) else tuple(size) if isinstance(size, Sequence) else ()
+    if not sizes or not all(is_integer(one) and one >= 1 for one in sizes) or len(sizes) > x.ndim:
+        raise InputError(f"resample expected a size of 1 or more for each axis, got {size!r} for shape {tuple(x.shape)}")
     dtype = torch.promote_types(x.dtype, torch.float32)
     with torch.autocast(x.device.type, enabled=False):
         spectrum = torch.fft.fftn(x.to(dtype), dim=list(range(-len(sizes), 0)), norm="forward")

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from flexseq.checks import check_integers, check_real, is_integer
 from flexseq.errors import InputError, unknown_name
 from flexseq.functional.costs import OPERATOR, direct_cost, transforms_cost
 from flexseq.functional.spectral_conv import BasisConv, KernelConv, kept_basis_conv, may_be_kept
@@ -56,6 +57,7 @@ def long_conv(
         >>> long_conv(x, torch.tensor([[[10.0, 1.0]]]), causal=True)
         tensor([[[ 1., 12., 23.]]])
     """
+    check_real("long_conv", x=x, weight=weight, bias=bias)
     _check(x, weight.shape, bias, groups, method)
     (weight,), before = _reachable([weight], x, causal)
     if method == "auto":
@@ -102,12 +104,13 @@ def basis_long_conv(
         >>> torch.allclose(y, long_conv(x, weight @ basis), atol=1e-4)
         True
     """
+    check_real("basis_long_conv", x=x, basis=basis, weight=weight, bias=bias)
     _check(x, (*weight.shape[:2], *basis.shape[1:]), bias, groups, method)
     if weight.shape[2:] != basis.shape[:1] or not len(basis):
         raise InputError(
             f"basis_long_conv expected weights of one or more functions, got shapes {tuple(weight.shape)}, {tuple(basis.shape)}"
         )
-    if last is not None and (not causal or x.ndim != 3 or last < 1):
+    if last is not None and (not causal or x.ndim != 3 or not is_integer(last) or last < 1):
         raise InputError(
             f"basis_long_conv expected last of at least 1, for causal=True and one axis, got {last}, {causal} and {x.ndim - 2}"
         )
@@ -239,6 +242,7 @@ def _through_ffts(operator, x: Tensor, kernel: list[Tensor], bias: Tensor | None
 def _check(x: Tensor, weight_shape: Sequence[int], bias: Tensor | None, groups: int, method: str) -> None:
     if method not in METHODS:
         raise unknown_name("method", method, METHODS)
+    check_integers("long_conv", groups=groups)
     x_shape, weight_shape = tuple(x.shape), tuple(weight_shape)
     if x.ndim not in (3, 4, 5) or len(weight_shape) != x.ndim:
         raise InputError(

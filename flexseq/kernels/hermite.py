@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from flexseq.errors import InputError
+from flexseq.checks import check_integers
 from flexseq.kernels.network import KernelNetwork
 
 
@@ -32,8 +32,7 @@ class Hermite(KernelNetwork):
     unlimited = False
 
     def __init__(self, ndim: int, out_channels: int, *, order: int = 3, spatial_extent: float = 1.0):
-        if order < 1:
-            raise InputError(f"Hermite expected an order of at least 1, got {order}")
+        check_integers("Hermite", order=order)
         orders: list[tuple[int, ...]] = [()]
         for _ in range(ndim):
             orders = [(*before, n) for before in orders for n in range(order + 1 - sum(before))]

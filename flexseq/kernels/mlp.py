@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flexseq.arguments import records_arguments
+from flexseq.checks import check_integers, check_numbers, is_integer
 from flexseq.errors import InputError, unknown_name
 from flexseq.kernels.linear import PointwiseLinear
-from flexseq.kernels.network import KernelNetwork
+from flexseq.kernels.network import MOST_LAYERS, KernelNetwork
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}
 
@@ -50,9 +51,12 @@ class MLP(KernelNetwork):
         fourier_scale: float = 4.0,
         spatial_extent: float = 1.0,
     ):
-        if layers < 2:
-            raise InputError(f"MLP expected layers of at least 2, got {layers}")
-        if widths is not None and (not widths or not all(isinstance(width, int) and width >= 1 for width in widths)):
+        check_integers("MLP", least=2, most=MOST_LAYERS, layers=layers)
+        check_integers("MLP", hidden=hidden)
+        check_numbers("MLP", above=0, fourier_scale=fourier_scale)
+        if fourier_features is not None:
+            check_integers("MLP", fourier_features=fourier_features)
+        if widths is not None and (not isinstance(widths, Sequence) or not widths or not all(is_integer(n) and n >= 1 for n in widths)):
             raise InputError(f"MLP expected widths of at least 1, one or more of them, got {widths!r}")
         widths = [hidden] * (layers - 1) if widths is None else list(widths)
         super().__init__(ndim, out_channels, widths[-1])

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from flexseq.arguments import records_arguments
+from flexseq.checks import check_integers, check_numbers
 from flexseq.errors import InputError
 from flexseq.functional.band_limits import gaussian_band_limit, sine_band_limit
 from flexseq.functional.gaussian import rotate
 from flexseq.kernels.linear import PointwiseLinear, default_bound, pointwise
-from flexseq.kernels.network import KernelNetwork
+from flexseq.kernels.network import MOST_LAYERS, KernelNetwork
 
 TOGETHER = 2**20
 """Numbers up to which all filters are computed at once: few operators instead of many, but tensors that must fit the cache."""
@@ -176,7 +177,7 @@ class Fourier(MultiplicativeFilterNetwork):
         input_scale: float = 256.0,
         spatial_extent: float = 1.0,
     ):
-        scale = input_scale / math.sqrt(layers + 1)
+        scale = _scale(type(self).__name__, hidden, layers, input_scale)
         super().__init__(ndim, out_channels, hidden, layers, lambda index: FourierFilter(ndim, hidden, scale))
 
 
@@ -208,7 +209,7 @@ class Gabor(MultiplicativeFilterNetwork):
         input_scale: float = 25.6,
         spatial_extent: float = 1.0,
     ):
-        scale = input_scale / math.sqrt(layers + 1)
+        scale = _scale(type(self).__name__, hidden, layers, input_scale)
 
         def make_filter(index: int) -> GaborFilter:
             gamma = _draw_gamma((hidden, 1), GAMMA_ALPHA / (layers + 1))
@@ -252,13 +253,20 @@ class MAGNet(MultiplicativeFilterNetwork):
     ):
         if steerable and ndim != 2:
             raise InputError(f"MAGNet expected ndim=2 with steerable=True, got ndim={ndim}")
-        scale = input_scale / math.sqrt(layers + 1)
+        scale = _scale(type(self).__name__, hidden, layers, input_scale)
 
         def make_filter(index: int) -> GaborFilter:
             gamma = _draw_gamma((hidden, ndim), GAMMA_ALPHA / (index + 1))
             return GaborFilter(ndim, hidden, gamma, scale, spatial_extent, steerable=steerable)
 
         super().__init__(ndim, out_channels, hidden, layers, make_filter)
+
+
+def _scale(name: str, hidden: int, layers: int, input_scale: float) -> float:
+    check_integers(name, most=MOST_LAYERS, layers=layers)
+    check_integers(name, hidden=hidden)
+    check_numbers(name, above=0, input_scale=input_scale)
+    return input_scale / math.sqrt(layers + 1)
 
 
 def _draw_gamma(shape: tuple[int, int], alpha: float) -> Tensor:

@@ -7,7 +7,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from flexseq.checks import check_integers
 from flexseq.kernels.linear import PointwiseLinear
+
+MOST_LAYERS = 1000
+"""Of a network; deeper ones are a slip, or a file made to fill the memory."""
 
 
 class KernelNetwork(nn.Module, ABC):
@@ -26,6 +30,7 @@ class KernelNetwork(nn.Module, ABC):
 
     def __init__(self, ndim: int, out_channels: int, hidden: int, *, readout: PointwiseLinear | None = None):
         super().__init__()
+        check_integers(type(self).__name__, ndim=ndim, out_channels=out_channels, hidden=hidden)
         self.ndim = ndim
         self.out_channels = out_channels
         self.hidden = hidden

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from flexseq.arguments import records_arguments
-from flexseq.errors import InputError
+from flexseq.checks import check_integers, check_numbers
 from flexseq.kernels.linear import PointwiseLinear
-from flexseq.kernels.network import KernelNetwork
+from flexseq.kernels.network import MOST_LAYERS, KernelNetwork
 
 
 @records_arguments
@@ -46,8 +46,10 @@ class SIREN(KernelNetwork):
         weight_norm: bool = False,
         spatial_extent: float = 1.0,
     ):
-        if layers < 2:
-            raise InputError(f"SIREN expected layers of at least 2, got {layers}")
+        check_integers("SIREN", least=2, most=MOST_LAYERS, layers=layers)
+        check_numbers("SIREN", above=0, omega_0=omega_0)
+        if bias_bound is not None:
+            check_numbers("SIREN", least=0, bias_bound=bias_bound)
         super().__init__(ndim, out_channels, hidden, readout=PointwiseLinear(hidden, out_channels, weight_norm=weight_norm))
         self.omega_0 = omega_0
         self.omega_0_scales_bias = omega_0_scales_bias

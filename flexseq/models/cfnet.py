@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from flexseq.arguments import records_arguments
+from flexseq.checks import check_integers, check_tensor
 from flexseq.errors import InputError, unknown_name
+from flexseq.models.arguments import MOST_DEPTH
 from flexseq.nn.cfconv import CFConv2d
 
 CONVS = ("cf", "conv")
@@ -64,15 +66,8 @@ class CFNet(nn.Module):
         super().__init__()
         if conv not in CONVS:
             raise unknown_name("conv", conv, CONVS)
-        for argument, value in (
-            ("in_channels", in_channels),
-            ("num_classes", num_classes),
-            ("depth", depth),
-            ("width", width),
-            ("kernel_size", kernel_size),
-        ):
-            if value < 1:
-                raise InputError(f"CFNet expected {argument} of at least 1, got {value}")
+        check_integers("CFNet", in_channels=in_channels, num_classes=num_classes, width=width, kernel_size=kernel_size)
+        check_integers("CFNet", most=MOST_DEPTH, depth=depth)
         self.in_channels, self.num_classes = in_channels, num_classes
         options: dict[str, Any] = {
             "positions": positions,
@@ -102,6 +97,7 @@ class CFNet(nn.Module):
         Raises:
             InputError: another number of axes or channels; another size than the kernels'.
         """
+        check_tensor("CFNet", "its input", x)
         if x.ndim != 4 or x.shape[1] != self.in_channels or 0 in x.shape[2:]:
             raise InputError(f"CFNet expected images of shape (batch, {self.in_channels}, height, width), got shape {tuple(x.shape)}")
         for conv in self.convs:

@@ -5,7 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flexseq.arguments import records_arguments
+from flexseq.checks import check_integers, check_tensor, is_integer
 from flexseq.errors import InputError
+from flexseq.models.arguments import MOST_DEPTH
 
 
 class BasicBlock(nn.Module):
@@ -49,10 +51,9 @@ class CIFARResNet(nn.Module):
 
     def __init__(self, in_channels: int = 3, num_classes: int = 10, depth: int = 44):
         super().__init__()
-        if not isinstance(depth, int) or depth < 8 or (depth - 2) % 6:
-            raise InputError(f"CIFARResNet expected a depth of 6 n + 2, such as 32 or 44, got {depth}")
-        if in_channels < 1 or num_classes < 1:
-            raise InputError(f"CIFARResNet expected in_channels and num_classes of at least 1, got {in_channels} and {num_classes}")
+        if not is_integer(depth) or depth < 8 or (depth - 2) % 6 or depth > 6 * MOST_DEPTH:
+            raise InputError(f"CIFARResNet expected a depth of 6 n + 2, such as 32 or 44, got {depth!r}")
+        check_integers("CIFARResNet", in_channels=in_channels, num_classes=num_classes)
         self.in_channels = in_channels
         self.conv = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(16)
@@ -73,6 +74,7 @@ class CIFARResNet(nn.Module):
         Raises:
             InputError: another number of axes or channels.
         """
+        check_tensor("CIFARResNet", "its input", x)
         if x.ndim != 4 or x.shape[1] != self.in_channels or 0 in x.shape[2:]:
             raise InputError(f"CIFARResNet expected images of shape (batch, {self.in_channels}, height, width), got shape {tuple(x.shape)}")
         x = self.blocks(torch.relu_(self.norm(self.conv(x))))

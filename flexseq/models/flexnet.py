@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from flexseq.arguments import records_arguments
+from flexseq.checks import check_integers, check_numbers, check_tensor
 from flexseq.errors import InputError, unknown_name
 from flexseq.kernels import KernelFactory
+from flexseq.models.arguments import MASK_SIGMA, MOST_DEPTH, check_used
 from flexseq.models.dropout import Dropout
 from flexseq.nn import CKConv2d, FlexConv2d, NJetConv2d
 from flexseq.nn.continuous import Crop, read_crops
@@ -92,22 +94,24 @@ class FlexNet(nn.Module):
     ):
         super().__init__()
         sizes = {"in_channels": in_channels, "num_classes": num_classes, "depth": depth, "width": width, "image_size": image_size}
-        for argument, number in sizes.items():
-            if not isinstance(number, int) or number < 1:
-                raise InputError(f"FlexNet expected {argument} to be an integer of at least 1, got {number}")
-        if not 0 <= dropout < 1:
-            raise InputError(f"FlexNet expected dropout in [0, 1), got {dropout}")
+        check_integers("FlexNet", **sizes)
+        check_integers("FlexNet", most=MOST_DEPTH, depth=depth)
+        check_numbers("FlexNet", least=0, below=1, dropout=dropout)
+        if kernel_size is not None:
+            check_integers("FlexNet", kernel_size=kernel_size)
         if conv not in CONVS:
             raise unknown_name("conv", conv, CONVS)
+        check_used("FlexNet", conv, kernel=kernel, mask_sigma=mask_sigma, method=method)
         if conv == "conv" and kernel_size is None:
             raise InputError("FlexNet expected a kernel_size of at least 1 with conv='conv', got None")
         factors = default_factors(depth) if width_factors is None else list(width_factors)
+        check_numbers("FlexNet", above=0, **{f"width_factors[{i}]": factor for i, factor in enumerate(factors)})
         if len(factors) != depth or min(factors) * width < 1:
             raise InputError(f"FlexNet expected width_factors for {depth} blocks, each giving at least one channel, got {factors}")
         if kernel_size is None:
             kernel_size = image_size + 1 - image_size % 2
         if mask_sigma is None:
-            mask_sigma = 2 / max(1, kernel_size - 1) if conv == "njet" else 0.075
+            mask_sigma = 2 / max(1, kernel_size - 1) if conv == "njet" else MASK_SIGMA
         continuous: dict[str, Any] = {"kernel_size": kernel_size, "method": method}
         makers: dict[str, Callable[[int, int], nn.Module]] = {
             "flex": functools.partial(FlexConv2d, kernel=kernel, mask_sigma=mask_sigma, **continuous),
@@ -137,6 +141,7 @@ class FlexNet(nn.Module):
         Raises:
             InputError: another number of axes or channels.
         """
+        check_tensor("FlexNet", "its input", x)
         if x.ndim != 4 or x.shape[1] != self.in_channels or 0 in x.shape[2:]:
             raise InputError(f"FlexNet expected images of shape (batch, {self.in_channels}, height, width), got shape {tuple(x.shape)}")
         convs: list[Any] = [self.conv, *[conv for block in self.blocks for conv in (block.conv1, block.conv2)]]

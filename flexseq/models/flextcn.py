@@ -1,4 +1,4 @@
-"""FlexTCN: a residual network of causal continuous convolutions, for sequences."""
+"""FlexTCN: a residual network of continuous convolutions, for sequences."""
 
 import functools
 import itertools
@@ -9,14 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from flexseq.arguments import records_arguments
+from flexseq.checks import check_integers, check_numbers, is_integer
 from flexseq.errors import InputError, unknown_name
 from flexseq.kernels import SIREN, KernelFactory
+from flexseq.models.arguments import MASK_SIGMA, MOST_DEPTH, check_used
 from flexseq.models.causal_conv import CausalConv1d
 from flexseq.models.dropout import Dropout
 from flexseq.models.heads import SequenceHead, check_sequences, valid_steps
 from flexseq.models.norms import StepNorm, normalise
 from flexseq.nn import CKConv1d, FlexConv1d, NJetConv1d
 from flexseq.nn.continuous import Crop, read_crops
+from flexseq.nn.layer import ConvLayer
 
 CONVS = ("flex", "ck", "njet", "conv")
 NORMS = ("batch", "layer", "group")
@@ -27,7 +30,7 @@ class ResidualBlock(nn.Module):
 
     Args:
         in_channels, width: channels before and after.
-        make_conv: (in_channels, out_channels) -> a causal convolution.
+        make_conv: (in_channels, out_channels) -> a convolution.
         make_norm: channels -> a normalisation.
         dropout: probability, in [0, 1).
     """
@@ -82,7 +85,7 @@ def _taps(crop: Crop) -> int:
 
 @records_arguments
 class FlexTCN(nn.Module):
-    """Residual blocks of causal convolutions, and a linear classifier.
+    """Residual blocks of convolutions, causal ones by default, and a linear classifier.
 
     Args:
         in_channels: channels of the sequences.
@@ -93,7 +96,10 @@ class FlexTCN(nn.Module):
         kernel: the kernel network: "magnet" | "gabor" | "fourier" | "siren" | "mlp", or a factory such as partial(MAGNet, hidden=16).
         kernel_size: taps of each kernel before cropping; by default the length of the first training batch (of its longest series, where
             `lengths` are given), and kept then.
-        mask_sigma: where the masks of "flex" (or the widths of "njet") start: 2.0 is the whole kernel; short series want 0.2 to 0.3.
+        mask_sigma: where the masks of "flex" (or the widths of "njet") start: 2.0 is the whole kernel; short series want 0.2 to 0.3;
+            0.075 by default. The other convolutions have none.
+        causal: whether each step sees the present and the past alone; else kernels are centred, and see the future too, as for labels of
+            whole recordings.
         dropout: probability, in [0, 1).
         norm: "batch"; "layer" over the channels of each step; "group" over channels and time together, which looks at the whole
             series, so that the network is not causal then.
@@ -125,7 +131,8 @@ class FlexTCN(nn.Module):
         conv: str = "flex",
         kernel: str | KernelFactory = "magnet",
         kernel_size: int | None = None,
-        mask_sigma: float = 0.075,
+        mask_sigma: float | None = None,
+        causal: bool = True,
         dropout: float = 0.1,
         norm: str = "batch",
         head: str = "last",
@@ -134,14 +141,14 @@ class FlexTCN(nn.Module):
     ):
         super().__init__()
         name = type(self).__name__
-        for argument, number in (("in_channels", in_channels), ("num_classes", num_classes), ("depth", depth), ("width", width)):
-            if not isinstance(number, int) or number < 1:
-                raise InputError(f"{name} expected {argument} to be an integer of at least 1, got {number}")
-        if not 0 <= dropout < 1:
-            raise InputError(f"{name} expected dropout in [0, 1), got {dropout}")
+        check_integers(name, in_channels=in_channels, num_classes=num_classes, width=width)
+        check_integers(name, most=MOST_DEPTH, depth=depth)
+        check_numbers(name, least=0, below=1, dropout=dropout)
+        check_used(name, conv, kernel=kernel, mask_sigma=mask_sigma, variance_preserving=variance_preserving, method=method)
+        mask_sigma = MASK_SIGMA if mask_sigma is None else mask_sigma
         continuous: dict[str, Any] = {
             "kernel_size": kernel_size,
-            "causal": True,
+            "causal": causal,
             "variance_preserving": variance_preserving,
             "method": method,
         }
@@ -153,9 +160,10 @@ class FlexTCN(nn.Module):
         elif conv == "njet":
             make_conv = functools.partial(NJetConv1d, sigma=mask_sigma, **continuous)
         elif conv == "conv":
-            if kernel_size is None or kernel_size < 1:
-                raise InputError(f"{name} expected a kernel_size of at least 1 with conv='conv', got {kernel_size}")
-            make_conv = functools.partial(CausalConv1d, kernel_size=kernel_size)
+            if not is_integer(kernel_size) or kernel_size is None or kernel_size < 1:
+                raise InputError(f"{name} expected a kernel_size of at least 1 with conv='conv', got {kernel_size!r}")
+            plain: dict[str, Any] = {"kernel_size": kernel_size} if causal else {"kernel_size": kernel_size, "padding": "same"}
+            make_conv = functools.partial(CausalConv1d if causal else nn.Conv1d, **plain)
         else:
             raise unknown_name("conv", conv, CONVS)
         norms: dict[str, Callable[[int], nn.Module]] = {
@@ -165,7 +173,7 @@ class FlexTCN(nn.Module):
         }
         if norm not in norms:
             raise unknown_name("norm", norm, NORMS)
-        self.in_channels = in_channels
+        self.in_channels, self.causal = in_channels, causal
         widths = [in_channels] + [width] * depth
         self.blocks = nn.ModuleList(ResidualBlock(a, b, make_conv, norms[norm], dropout) for a, b in itertools.pairwise(widths))
         self.head = SequenceHead(width, num_classes, head)
@@ -201,7 +209,7 @@ class FlexTCN(nn.Module):
         lengths, valid = valid_steps(self, x, lengths)
         x = x.masked_fill(~valid, 0)
         convs: list[Any] = [conv for block in self.blocks for conv in (block.conv1, block.conv2)]
-        unsized = any(getattr(conv, "kernel_size", None) is None for conv in convs)
+        unsized = any(isinstance(conv, ConvLayer) and conv._needs_size() for conv in convs)
         crops = read_crops(convs, (int(lengths.max()),) if unsized else None)  # kernels as long as the longest series, not as the padding
         for block, crop1, crop2 in zip(self.blocks, crops[::2], crops[1::2], strict=True):
             x = block(x, crop1, crop2, valid=valid)
@@ -211,7 +219,7 @@ class FlexTCN(nn.Module):
         """How many of its last steps each block has to give, None for all: in eval mode the last step's logits depend on no others."""
         steps: list[int | None] = [None] * len(crops)
         norms: list[Any] = [norm for block in self.blocks for norm in (block.norm1, block.norm2)]
-        if self.training or self.head.mode != "last" or not all(map(_sees_one_step, norms)):
+        if not self.causal or self.training or self.head.mode != "last" or not all(map(_sees_one_step, norms)):
             return steps
         wanted = 1
         for i in reversed(range(len(crops))):

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from flexseq.checks import check_tensor
 from flexseq.errors import InputError, unknown_name
 from flexseq.models.norms import dtype_of_sums
 
@@ -45,6 +46,7 @@ class SequenceHead(nn.Linear):
 
 def check_sequences(model: nn.Module, x: Tensor, in_channels: int) -> None:
     """Raise InputError unless x is (batch, in_channels, length) with at least one step."""
+    check_tensor(type(model).__name__, "its input", x)
     if x.ndim != 3 or x.shape[1] != in_channels or x.shape[2] == 0:
         raise InputError(
             f"{type(model).__name__} expected sequences of shape (batch, {in_channels}, length), at least one step long, "
@@ -56,11 +58,19 @@ def valid_steps(model: nn.Module, x: Tensor, lengths: Tensor) -> tuple[Tensor, T
     """Lengths on the device of x, and which steps are no padding: (batch,) and (batch, 1, length).
 
     Raises:
-        InputError: lengths that are no integers, or not one for each series. Their values are not looked at.
+        InputError: lengths that are no integers, or not one for each series; on a CPU also ones below 1 or above the batch's.
+        RuntimeError: such ones on another device, or in a compiled program, which does not wait to find out.
     """
+    check_tensor(type(model).__name__, "lengths", lengths)
     if lengths.shape != x.shape[:1] or lengths.is_floating_point() or lengths.dtype == torch.bool:
         raise InputError(
             f"{type(model).__name__} expected {len(x)} integers as lengths, got {lengths.dtype} of shape {tuple(lengths.shape)}"
         )
+    good = (lengths >= 1) & (lengths <= x.shape[2])
+    if lengths.device.type != "cpu" or torch.compiler.is_compiling():
+        torch._assert_async(good.all(), f"lengths expected 1 to {x.shape[2]}")
+    elif not good.all():
+        wrong = int(lengths[~good][0])
+        raise InputError(f"{type(model).__name__} expected lengths of 1 to {x.shape[2]}, the steps of its input, got {wrong}")
     lengths = lengths.to(x.device, torch.int64)
     return lengths, torch.arange(x.shape[2], device=x.device) < lengths[:, None, None]

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from flexseq.arguments import records_arguments
-from flexseq.errors import InputError
+from flexseq.checks import check_integers, check_numbers
+from flexseq.models.arguments import MOST_DEPTH
 from flexseq.models.causal_conv import CausalConv1d
 from flexseq.models.dropout import Dropout
 from flexseq.models.heads import SequenceHead, check_sequences, valid_steps
@@ -61,11 +62,9 @@ class TCN(nn.Module):
     ):
         super().__init__()
         sizes = {"in_channels": in_channels, "num_classes": num_classes, "depth": depth, "width": width, "kernel_size": kernel_size}
-        for argument, number in sizes.items():
-            if number < 1:
-                raise InputError(f"TCN expected {argument} of at least 1, got {number}")
-        if not 0 <= dropout < 1:
-            raise InputError(f"TCN expected dropout in [0, 1), got {dropout}")
+        check_integers("TCN", **sizes)
+        check_integers("TCN", most=MOST_DEPTH, depth=depth)
+        check_numbers("TCN", least=0, below=1, dropout=dropout)
         self.in_channels = in_channels
         widths = [in_channels] + [width] * depth
         self.blocks = nn.Sequential(

@@ -107,7 +107,7 @@ class CFConv(ConvLayer):
         ):
             if value not in known:
                 raise unknown_name(argument, value, known)
-        if rate not in (None, RATE) and update == "replace":  # files of models hold the default
+        if rate is not None and update == "replace":
             raise InputError(f"{name} expected rate=None with update='replace', which averages nothing, got {rate}")
         rate = RATE if rate is None else rate
         of_kinds: list[tuple[str, Any, type]] = [("positions", positions, numbers.Real), ("rate", rate, numbers.Real)]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from flexseq.arguments import records_arguments
+from flexseq.checks import check_numbers
 from flexseq.errors import InputError
 from flexseq.kernels import KernelFactory
 from flexseq.nn.continuous import ContinuousConv
@@ -60,10 +61,8 @@ class FlexConv(ContinuousConv):
         method: str = "auto",
     ):
         name = type(self).__name__
-        if not mask_sigma > 0:  # NaN too
-            raise InputError(f"{name} expected mask_sigma above 0, got {mask_sigma}")
-        if not 0 <= mask_threshold < 1:
-            raise InputError(f"{name} expected mask_threshold in [0, 1), got {mask_threshold}")
+        check_numbers(name, above=0, mask_sigma=mask_sigma)
+        check_numbers(name, least=0, below=1, mask_threshold=mask_threshold)
         if rotated_mask and (self.ndim != 2 or causal):
             raise InputError(f"{name} expected two axes and causal=False with rotated_mask=True, got {self.ndim} and causal={causal}")
         super().__init__(

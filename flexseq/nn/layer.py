@@ -1,7 +1,6 @@
 """What every layer is, whatever its kernel is a function of: channels, groups, a size that may come with the first input, a resolution."""
 
 import math
-import numbers
 import threading
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -11,18 +10,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+from flexseq.checks import LARGEST, check_integers, check_tensor, is_integer
 from flexseq.errors import InputError
 from flexseq.nn.sizes import DIGITS, KernelSize, decode, encode
 
+MOST_CHANNELS = 2**24
+"""More would fill any memory with a single layer's weights."""
 SIZING = threading.RLock()
 """Held while a layer takes its size from an input: threads that run one fresh model at once are not to do that twice."""
-LARGEST = 2**31 - 1
-"""Samples along an axis of a kernel: no tensor could hold more."""
-
-
-def is_integer(value: object) -> bool:
-    """Whether a value is a whole number, numpy's too, and not a bool."""
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def is_readable(tensor: Tensor) -> bool:
@@ -62,11 +57,11 @@ class ConvLayer(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, groups: int):
         super().__init__()
         name = type(self).__name__
-        if not is_integer(groups) or groups < 1:
-            raise InputError(f"{name} expected groups to be an integer of at least 1, got {groups!r}")
+        check_integers(name, groups=groups)
         for argument, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
             if not is_integer(channels) or channels < 1 or channels % groups:
                 raise InputError(f"{name} expected {argument} to be a positive multiple of groups={groups}, got {channels!r}")
+            check_integers(name, most=MOST_CHANNELS, **{argument: channels})
         self.in_channels, self.out_channels, self.groups = int(in_channels), int(out_channels), int(groups)
         self._size = KernelSize()
         self.register_buffer("kernel_size_code", encode(self._size, self.ndim).to(torch.get_default_device()))
@@ -201,6 +196,7 @@ class ConvLayer(nn.Module):
 
     def _check_input(self, x: Tensor, dtype: torch.dtype) -> None:
         name = type(self).__name__
+        check_tensor(name, "its input", x)
         if x.ndim != self.ndim + 2 or x.shape[1] != self.in_channels:
             axes = f"{self.ndim} grid {'axis' if self.ndim == 1 else 'axes'}"
             raise InputError(f"{name} expected input of {self.in_channels} channels and {axes}, got shape {tuple(x.shape)}")

@@ -8,12 +8,17 @@ import torch
 from torch import Tensor
 
 from flexseq.arguments import records_arguments
+from flexseq.checks import check_numbers, is_integer
 from flexseq.errors import InputError
-from flexseq.functional.gaussian import SMALLEST_SIGMA
 from flexseq.kernels.hermite import Hermite
 from flexseq.nn.continuous import ContinuousConv
 from flexseq.nn.mask import GaussianMask
 from flexseq.positions import Keep, tap_positions
+
+MOST_ORDER = 16
+"""Of a derivative: the polynomials of higher ones leave what float32 can tell apart."""
+NARROWEST = 0.25
+"""Of a Gaussian, in taps: narrower ones are a single tap, and of an even kernel, which has none in its middle, nothing."""
 
 
 class NJetConv(ContinuousConv):
@@ -66,11 +71,9 @@ class NJetConv(ContinuousConv):
         method: str = "auto",
     ):
         name = type(self).__name__
-        for argument, value in (("sigma", sigma), ("extent", extent)):
-            if not value > 0:  # NaN too
-                raise InputError(f"{name} expected {argument} above 0, got {value}")
-        if not isinstance(order, int) or order < 1:
-            raise InputError(f"{name} expected an order of at least 1, got {order}")
+        check_numbers(name, above=0, sigma=sigma, extent=extent)
+        if not is_integer(order) or not 1 <= order <= MOST_ORDER:
+            raise InputError(f"{name} expected an order of at least 1 and at most {MOST_ORDER}, got {order!r}")
         super().__init__(
             in_channels,
             out_channels,
@@ -88,19 +91,22 @@ class NJetConv(ContinuousConv):
     def _basis(self, keep: Keep) -> Tensor:
         positions = self._positions(keep)
         column = (self.ndim, *[1] * self.ndim)
-        sigma = self.mask.sigma.to(positions.dtype).abs().clamp_min(SMALLEST_SIGMA)
-        basis = self.kernel_network.basis((positions - self.mask.mean.to(positions.dtype).view(column)) / sigma.view(column))
         assert self.kernel_size is not None
-        gaussian = self.mask(positions)
+        narrowest = torch.tensor([NARROWEST * 2 / max(1, size - 1) for size in self.kernel_size], dtype=positions.dtype)
+        sigma = self.mask.sigma.to(positions.dtype).abs()
+        sigma = sigma + (narrowest.to(sigma.device) - sigma).clamp_min(0).detach()  # the gradient reaches narrower ones, too
+        offsets = (positions - self.mask.mean.to(positions.dtype).view(column)) / sigma.view(column)
+        basis = self.kernel_network.basis(offsets)
+        power = -0.5 * offsets.square().sum(0)
         for size, width in zip(self.kernel_size, sigma, strict=True):
-            gaussian = gaussian / self._sum_over_taps(size, width)
-        return self._weighted(torch.cat([basis, torch.ones_like(basis[:1])]) * gaussian, keep)
+            power = power - self._log_sum_over_taps(size, width)
+        return self._weighted(torch.cat([basis, torch.ones_like(basis[:1])]) * power.exp(), keep)
 
-    def _sum_over_taps(self, size: int, width: Tensor) -> Tensor:
-        """Of exp(-1/2 (x / width)^2) along an axis, at ratio 1 and without a crop."""
+    def _log_sum_over_taps(self, size: int, width: Tensor) -> Tensor:
+        """The logarithm of the sum of exp(-1/2 (x / width)^2) along an axis, at ratio 1 and without a crop."""
         places = tap_positions((size,), causal=self.causal, dtype=width.dtype, device=width.device)[0] - float(self.causal)
-        total = (-0.5 * (places / width).square()).exp().sum()
-        return 2 * total - 1 if self.causal else total.clamp_min(torch.finfo(total.dtype).tiny)
+        powers = -0.5 * (places / width).square()
+        return (2 * powers.exp().sum() - 1).log() if self.causal else powers.logsumexp(0)  # of causal ones the present tap has a 1
 
 
 @records_arguments

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from flexseq.checks import is_integer, is_number
 from flexseq.errors import InputError, unknown_name
 
 PENALTIES = ("none", "magnet", "flexconv")
@@ -59,18 +60,25 @@ class Recipe:
     workers: int = 0
 
     def __post_init__(self) -> None:
-        for name, smallest in (("epochs", 1), ("batch_size", 1), ("seed", 0), ("workers", 0), ("kernel_penalty", 0), ("gradient_clip", 0)):
-            if not getattr(self, name) >= smallest:  # NaN too
-                raise InputError(f"{name} expected at least {smallest}, got {getattr(self, name)}")
+        for name, smallest in (("epochs", 1), ("batch_size", 1), ("seed", 0), ("workers", 0), ("fine_tune_epochs", 0)):
+            value = getattr(self, name)
+            if not is_integer(value) or value < smallest:
+                whole = "" if is_integer(value) else "a whole number of "
+                raise InputError(f"{name} expected {whole}at least {smallest}, got {value!r}")
+        for name in ("kernel_penalty", "gradient_clip", "alias_weight", "warmup_epochs", "min_lr", "mask_lr_scale"):
+            value = getattr(self, name)
+            if not is_number(value) or value < 0:
+                raise InputError(f"{name} expected at least 0, got {value!r}")
         for name in ("momentum", "weight_decay", "label_smoothing"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"{name} expected in [0, 1), got {getattr(self, name)}")
+            value = getattr(self, name)
+            if not is_number(value) or not 0 <= value < 1:
+                raise InputError(f"{name} expected in [0, 1), got {value!r}")
         if self.optimizer not in OPTIMIZERS:
             raise unknown_name("optimizer", self.optimizer, OPTIMIZERS)
         if self.alias_penalty not in PENALTIES:
             raise unknown_name("penalty", self.alias_penalty, PENALTIES)
-        if not self.lr > 0:
-            raise InputError(f"lr expected above 0, got {self.lr}")
+        if not is_number(self.lr) or self.lr <= 0:
+            raise InputError(f"lr expected above 0, got {self.lr!r}")
         if self.seed >= 2**63:
             raise InputError(f"seed expected less than 2**63, got {self.seed}")
         known = ("32-true", "bf16-mixed", "16-mixed", "64-true")
