@@ -68,8 +68,8 @@ class CFConv(ConvLayer):
         last axis, 0 is frequency 0, the middle the highest, and 1 frequency -1.
 
     Warning:
-        A training step changes the state in place: call `backward` before the next forward pass, or autograd raises an error; and do not
-        run the layer a second time in the backward pass (torch.utils.checkpoint), which would draw other positions. In eval mode the
+        A training step changes the state in place: call `backward` before the next forward pass, or autograd raises an error. Running
+        the layer a second time in the backward pass (torch.utils.checkpoint) would draw other positions, and is refused. In eval mode the
         networks get no gradient. Under DistributedDataParallel all processes draw the same and change their states alike: with
         broadcast_buffers=False it does not send them at every step.
 
@@ -195,6 +195,11 @@ class CFConv(ConvLayer):
 
     @torch.compiler.disable
     def _train_step(self, x: Tensor) -> Tensor:
+        if torch._C._current_graph_task_id() != -1:
+            raise InputError(
+                f"{type(self).__name__} expected its training step outside of a backward pass, got it within one: torch.utils.checkpoint, "
+                "which runs it a second time, would draw other positions and give wrong gradients"
+            )
         if self.ratio != 1:
             raise InputError(f"{type(self).__name__} trains at the resolution of its state alone; it is set to a ratio of {self.ratio:g}")
         if self.refresh_every is not None and self._steps and self._steps % self.refresh_every == 0:

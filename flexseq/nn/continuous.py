@@ -94,6 +94,7 @@ class ContinuousConv(ConvLayer):
         self.mask = mask
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         self.variance_preserving = variance_preserving
+        self._is_single = self._was_wider = False  # of the mask, in training
         self._drawn: Tensor | bool = False  # the readout's weight while it is still to be scaled: true for whatever it is
         if variance_preserving:
             self._drawn = self._readout_weight()
@@ -289,6 +290,17 @@ class ContinuousConv(ConvLayer):
     def _readout_weight(self) -> Tensor:
         return self.kernel_network.readout.effective_weight().detach().clone()
 
+    def _check_reach(self, keep: Keep) -> None:
+        """Warn once where a mask shrank to a single tap in training."""
+        single = max(self.known_size()) > 1 and all(stop - start == 1 for start, stop in keep)
+        if single and not self._is_single and self._was_wider:
+            warnings.warn(
+                f"{type(self).__name__} with a kernel of {'x'.join(map(str, self.known_size()))} taps has shrunk to a single one: its mask "
+                f"has no gradient any more. Start it wider than a mask_sigma of {self._sigma_for_neighbours():.2g}, or train it more slowly",
+                stacklevel=2,
+            )
+        self._is_single, self._was_wider = single, self._was_wider or not single
+
     def _sigma_for_neighbours(self) -> float:
         """The width at which the mask reaches the tap beside its peak."""
         assert self.mask is not None
@@ -353,6 +365,8 @@ def _read_crops(layers: Sequence[nn.Module], grid: Sequence[int] | None, kept: b
             keep = [(0, before + after + 1) for before, after in around]
         else:
             keep = layer.mask.kept_taps(layer.kernel_size, rows[layer.mask], causal=layer.causal, ratio=layer.ratio)
+            if layer.training and torch.is_grad_enabled():
+                layer._check_reach(keep)
         entry = entries.get(layer)
         same = entry is not None and rows[layer] == [1.0] and entry.settings == layer._kernel_settings(keep)
         crops[layer] = Crop(keep, entry if same else None)

@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from flexseq.data.loader import epoch_seed
-from flexseq.errors import InputError
 from flexseq.files import replacing, write_text
 from flexseq.processes import is_first_process
 from flexseq.training.objective import Objective
@@ -80,8 +79,7 @@ class History(Callback):
         }
         self._began = now
         self.rows.append(row)
-        if not math.isfinite(train_loss):
-            raise InputError(f"the training loss became {train_loss} in epoch {epoch}; a lower learning rate may help")
+        pl_module.check_finite(epoch, train_loss, validation_loss)
         best = self.rows[self.best_epoch - 1] if self.best_epoch else None
         if best is None or self._beats(row, best):
             self.best_epoch = epoch

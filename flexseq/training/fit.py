@@ -1,9 +1,9 @@
 """Train a network, and test it."""
 
 import logging
-import pickle
 import signal
 import warnings
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,10 +156,7 @@ def fit(
     if checkpoint is not None and not checkpoint.is_file():
         checkpoint = None
     if checkpoint is not None:
-        try:
-            torch.load(checkpoint, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-            raise InputError(f"the checkpoint {checkpoint} cannot be read; remove it to start anew") from error
+        _check_checkpoint(checkpoint)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning")
         warnings.filterwarnings(
@@ -173,6 +170,21 @@ def fit(
     if recipe.average_statistics:
         average_statistics(model, dataset.train, device=device, batch_size=recipe.batch_size)
     return Fitted(history.rows, history.best_epoch, history.best_weights)
+
+
+def _check_checkpoint(path: Path) -> None:
+    """Raise InputError unless a checkpoint is whole: by the checksums that its zip file has, which torch does not look at, and readable."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip()
+        if damaged is None:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            if not isinstance(content, dict) or not {"state_dict", "epoch", "callbacks"} <= content.keys():
+                damaged = "what Lightning writes"
+    except Exception as error:  # whatever zip files, pickles and storages raise when bytes are wrong
+        raise InputError(f"the checkpoint {path} cannot be read; remove it to start anew") from error
+    if damaged is not None:
+        raise InputError(f"the checkpoint {path} is damaged ({damaged}); remove it to start anew")
 
 
 @torch.no_grad()

@@ -19,6 +19,9 @@ from flexseq.training.parameters import kernel_penalty, param_groups
 from flexseq.training.recipe import Recipe
 from flexseq.training.schedule import warmup_cosine
 
+LOSS = "the loss"
+NEVER = float("inf")
+
 Augment = Callable[[Tensor], Tensor] | None
 
 
@@ -67,16 +70,22 @@ class Learner(LightningModule):
         # Not MeanMetric: with that strategy torchmetrics 1.9 forgets the weights, and batches of unequal sizes count alike.
         self.samples: Any = nn.ModuleDict({stage: SumMetric(nan_strategy="disable") for stage in ("fit", "val")})
         self.measures: Any = nn.ModuleDict({stage: objective.metric(outputs) for stage in ("fit", "val")})
+        self._first_step: dict[str, Tensor] = {}  # by what: the first of the epoch's steps where it was NaN or infinite, on its device
 
     def training_step(self, batch: tuple[Any, Tensor], index: int) -> Tensor:
         inputs, targets = batch
         loss = self._step((inputs if self.augment is None else self.augment(inputs), targets), "fit")
         if self.trainer.world_size > 1:
             loss = loss * self._share(targets).to(loss.dtype)
+        self._look_at(LOSS, loss)
         if self.recipe.kernel_penalty:
-            loss = loss + self.recipe.kernel_penalty * kernel_penalty(self.model)
+            penalty = self.recipe.kernel_penalty * kernel_penalty(self.model)
+            self._look_at("the penalty on kernels' norms", penalty)
+            loss = loss + penalty
         if self.recipe.alias_penalty != "none":
-            loss = loss + self.recipe.alias_weight * alias_penalty(self.model, include_mask=self.recipe.alias_penalty == "flexconv")
+            penalty = self.recipe.alias_weight * alias_penalty(self.model, include_mask=self.recipe.alias_penalty == "flexconv")
+            self._look_at("the penalty on frequencies above Nyquist", penalty)
+            loss = loss + penalty
         return loss
 
     def validation_step(self, batch: tuple[Any, Tensor], index: int) -> None:
@@ -92,6 +101,9 @@ class Learner(LightningModule):
 
     def _step(self, batch: tuple[Any, Tensor], stage: str) -> Tensor:
         inputs, targets = batch
+        self._look_at(f"{'training' if stage == 'fit' else 'validation'} inputs", inputs if isinstance(inputs, Tensor) else inputs[0])
+        if targets.is_floating_point():
+            self._look_at(f"{'training' if stage == 'fit' else 'validation'} targets", targets)
         if self.trainer.precision == "64-true":
             targets = targets.double() if targets.is_floating_point() else targets
         outputs = apply(self.model, inputs, next(self.model.parameters()).dtype)
@@ -103,6 +115,36 @@ class Learner(LightningModule):
         self.samples[stage].update(float(len(targets)))
         self.measures[stage].update(self.objective.predict(outputs.detach()), targets)
         return loss
+
+    def _look_at(self, what: str, values: Tensor) -> None:
+        """Remember when values were NaN or infinite for the first time, without waiting for the device."""
+        finite = torch.isfinite(values.detach()).all()
+        first = torch.where(finite, NEVER, float(self.global_step))
+        self._first_step[what] = torch.minimum(first, self._first_step[what]) if what in self._first_step else first
+
+    def check_finite(self, epoch: int, train_loss: float, validation_loss: float) -> None:
+        """At an epoch's end, before anything is written: what the loss came from, the weights, and the losses.
+
+        Raises:
+            InputError: any is NaN or infinite; says which, and what may help.
+        """
+        firsts = {what: float(first) for what, first in self._first_step.items()}
+        self._first_step = {}
+        of_loss = firsts.pop(LOSS, NEVER)
+        for what, first in firsts.items():  # weights that are NaN make penalties so, too, but then the loss as well
+            if first < NEVER and ("penalty" not in what or first < of_loss):
+                help_ = "a smaller weight of it may help" if "penalty" in what else "the data hold such values, or their scaling makes them"
+                raise InputError(f"{what} became NaN or infinite in epoch {epoch}: {help_}")
+        help_ = "a lower learning rate may help"
+        if not math.isfinite(train_loss):
+            raise InputError(f"the training loss became {train_loss} in epoch {epoch}; {help_}")
+        with torch.no_grad():
+            values = [value for value in self.model.state_dict().values() if isinstance(value, Tensor) and value.is_floating_point()]
+            finite = torch.stack([torch.isfinite(value).all() for value in values]).all() if values else True
+        if not finite:
+            raise InputError(f"the weights became NaN or infinite in epoch {epoch}; {help_}")
+        if self.validates and not math.isfinite(validation_loss):
+            raise InputError(f"the validation loss became {validation_loss} in epoch {epoch}; {help_}")
 
     def collect(self, stage: str) -> tuple[float, float]:
         """Mean loss, and the objective's measure, since the last call; stage is "fit" or "val". NaN where nothing was validated."""
