@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from flexseq.analysis.report import load_model, write_report
-from flexseq.command import failing_in_one_sentence
+from flexseq.command import failing_in_one_sentence, folder_of_results
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -17,7 +17,7 @@ def report(
     out: Annotated[Path, typer.Option(help="the folder for report.html")],
 ) -> None:
     with failing_in_one_sentence(""):
-        print(write_report(load_model(source), out, title=str(source)))
+        print(write_report(load_model(source), folder_of_results(out, out), title=str(source)))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The command line's options."""
 
+import contextlib
 import os
 import sys
 from datetime import datetime
@@ -18,10 +19,10 @@ from flexseq.bench.plan import make_plan
 from flexseq.bench.run import run
 from flexseq.bench.sweep import run_sweep
 from flexseq.bench.tasks import TASKS
-from flexseq.command import absolute, failing_in_one_sentence, given
+from flexseq.command import absolute, failing_in_one_sentence, folder_of_results, given
 from flexseq.errors import InputError, unknown_name
 from flexseq.kernels import KERNELS
-from flexseq.processes import is_first_process
+from flexseq.processes import by_itself, is_first_process
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -118,11 +119,13 @@ def bench(
     resume: Annotated[bool, typer.Option("--resume", help="go on with the run that --out holds")] = False,
 ) -> None:
     same_command = "the same command goes on after the last finished epoch"
-    with failing_in_one_sentence(same_command if sweep else f"with --resume and --out (above) {same_command}"):
+    how_to_go_on = same_command if sweep else f"with --resume and --out (above) {same_command}"
+    with failing_in_one_sentence(how_to_go_on), contextlib.ExitStack() as stack:
         if task is None:
             list_tasks(data_dir)
             return
         together = several(devices, num_nodes, strategy)
+        stack.enter_context(by_itself(together.processes == 1))
         if task not in TASKS:
             raise unknown_name("task", task, [*TASKS, *STUDIES])
         if resume and out is None:
@@ -146,7 +149,7 @@ def bench(
                 raise InputError("--test-rate does not go with --sweep")
             path = run_sweep(
                 task,
-                out or Path("runs") / f"{task}-sweep",
+                folder_of_results(out, Path("runs") / f"{task}-sweep"),
                 sources=_sizes("source", source) if source else list(transfer.sources),
                 targets=_sizes("target", target) if target else list(transfer.targets),
                 penalties=None if penalty is None else [penalty],
@@ -176,7 +179,7 @@ def bench(
         name = f"{task}-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
         if together.processes > 1:  # all are to mean the same folder: the later ones inherit the first one's name for it
             name = os.environ.setdefault("FLEXSEQ_RUN", name)
-        path = run(plan, out or Path("runs") / name, seeds=seeds, device=device, resume=resume, devices=together)
+        path = run(plan, folder_of_results(out, Path("runs") / name), seeds=seeds, device=device, resume=resume, devices=together)
         if is_first_process():
             print(path)
 

@@ -1,5 +1,6 @@
 """The command line's options for studies of many runs: the papers' tables, and fits of kernel networks."""
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
@@ -9,9 +10,9 @@ from flexseq.bench.cli_machine import Device, DeviceCount, Nodes, Precision, Str
 from flexseq.bench.kernel_fits import fit_kernels
 from flexseq.bench.picture_fits import IMAGE_NETWORKS, fit_pictures, pictures_in
 from flexseq.bench.tables import TABLES, run_table
-from flexseq.command import absolute, failing_in_one_sentence, given
+from flexseq.command import absolute, failing_in_one_sentence, folder_of_results, given
 from flexseq.errors import InputError
-from flexseq.processes import is_first_process
+from flexseq.processes import by_itself, is_first_process
 from flexseq.training.fit import pick_device
 
 tables = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -57,16 +58,17 @@ def table(
     draw: Annotated[bool, typer.Option("--draw", help="run nothing, draw what is there")] = False,
     out: Out = None,
 ) -> None:
-    with failing_in_one_sentence("the same command goes on after the last finished epoch"):
+    with failing_in_one_sentence("the same command goes on after the last finished epoch"), contextlib.ExitStack() as stack:
         if seeds < 1:
             raise InputError(f"--seeds expected at least 1, got {seeds}")
         together = several(devices, num_nodes, strategy)
+        stack.enter_context(by_itself(together.processes == 1))
         training = given(epochs=epochs, fine_tune_epochs=fine_tune_epochs, batch_size=batch_size)
         training |= given(precision=None if precision == "32" else lightning_precision(precision), workers=workers or None)
         data = given(data_dir=absolute(data_dir), download=download or None, limit=limit)
         path = run_table(
             name,
-            out or Path("runs") / name,
+            folder_of_results(out, Path("runs") / name),
             rows=_listed(rows),
             tasks=_listed(tasks),
             seeds=list(range(seed, seed + seeds)),
@@ -101,7 +103,7 @@ def kodak_fit(
         if limit is not None and limit < 1:
             raise InputError(f"--limit expected at least 1, got {limit}")
         path = fit_pictures(
-            out or Path("runs") / name,
+            folder_of_results(out, Path("runs") / name),
             pictures_in(data_dir)[:limit],
             networks=_listed(networks),
             iterations=iterations if iterations is not None else 500 if quick else 20_000,
@@ -127,7 +129,7 @@ def kernel_fit(
         if seeds < 1:
             raise InputError(f"--seeds expected at least 1, got {seeds}")
         path = fit_kernels(
-            out or Path("runs") / name,
+            folder_of_results(out, Path("runs") / name),
             iterations=iterations if iterations is not None else 500 if quick else 5_000,
             seeds=list(range(seed, seed + seeds)),
             pictures=[] if data_dir is None else pictures_in(data_dir),

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 import flexseq
+from flexseq.errors import InputError
 from flexseq.files import write_text
 from flexseq.processes import share
 from flexseq.training.objective import OBJECTIVES
@@ -64,8 +65,33 @@ def write_result(folder: Path, result: dict[str, Any]) -> Path:
 
 
 def read_result(folder: Path) -> dict[str, Any]:
-    """What `write_result` wrote."""
-    return json.loads((folder / RESULT).read_text())
+    """What `write_result` wrote.
+
+    Raises:
+        InputError: the file is damaged, or another program's.
+    """
+    path = folder / RESULT
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is damaged and cannot be read; remove it and run again with --resume") from error
+    if not isinstance(result, dict):
+        raise InputError(f"{path} is no result of the bench; remove it and run again with --resume")
+    return result
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run's folder holds its result; one that is damaged is put aside, and said to be."""
+    if not (folder / RESULT).is_file():
+        return False
+    try:
+        read_result(folder)
+    except InputError:
+        aside = folder / f"{RESULT}.altered"
+        (folder / RESULT).replace(aside)
+        print(f"{folder / RESULT} is damaged: kept as {aside}, not used", flush=True)
+        return False
+    return True
 
 
 def summary_of(results: list[dict[str, Any]]) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """One run of the bench: load, train, test, and leave the results in a folder."""
 
+import contextlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +13,25 @@ from flexseq import saving
 from flexseq.bench.networks import is_papers, row_name
 from flexseq.bench.plan import Plan, build, load
 from flexseq.bench.plots import LEARNED, plot_confusion, plot_curves, plot_learned
-from flexseq.bench.results import RESULT, confusion, print_result, read_result, summary_of, versions, where_it_ran, write_result
+from flexseq.bench.results import (
+    RESULT,
+    confusion,
+    is_finished,
+    print_result,
+    read_result,
+    summary_of,
+    versions,
+    where_it_ran,
+    write_result,
+)
 from flexseq.bench.transfer import OURS as TRANSFERS
 from flexseq.bench.transfer import SOURCE, run_transfer
 from flexseq.data.dataset import Dataset
 from flexseq.data.irregular import at_rate
 from flexseq.errors import InputError
-from flexseq.files import write_text
+from flexseq.files import remove_unfinished, write_text
 from flexseq.nn.cfconv import CFConv
-from flexseq.processes import check_devices, is_first_process, say
+from flexseq.processes import alone, by_itself, check_devices, is_first_process, say
 from flexseq.resolution import set_resolution
 from flexseq.training.fit import CHECKPOINT, LOG, ONE, Devices, Fitted, fit, pick_device, predict
 from flexseq.training.objective import Objective, objective
@@ -49,6 +61,15 @@ def run(plan: Plan, folder: Path, *, seeds: int, device: str, resume: bool, devi
     Raises:
         InputError: the folder holds another run; the data or options are bad.
     """
+    check_folder(folder)
+    with by_itself(devices.processes == 1), alone(folder) if is_first_process() else contextlib.nullcontext(True) as mine:
+        if not mine:
+            raise InputError(f"{folder} is being run by another process; wait for it, or give another --out")
+        return run_in_own_folder(plan, folder, seeds=seeds, device=device, resume=resume, devices=devices)
+
+
+def run_in_own_folder(plan: Plan, folder: Path, *, seeds: int, device: str, resume: bool, devices: Devices = ONE) -> Path:
+    """`run` where the caller holds the folder's lock."""
     if seeds < 1:
         raise InputError(f"--seeds expected at least 1, got {seeds}")
     where = pick_device(device)
@@ -64,8 +85,10 @@ def run(plan: Plan, folder: Path, *, seeds: int, device: str, resume: bool, devi
         check_claim(own_folder, one.as_json(), resume)
     dataset = None
     results = []
+    if resume and is_first_process() and folder.is_dir():
+        remove_unfinished(folder)
     for one, own_folder in zip(plans, folders, strict=True):
-        if (own_folder / RESULT).is_file():
+        if is_finished(own_folder):
             say(f"{own_folder} is finished already")
             results.append(read_result(own_folder))
             continue
@@ -97,6 +120,19 @@ def run(plan: Plan, folder: Path, *, seeds: int, device: str, resume: bool, devi
 
 def _uses(dataset: Dataset) -> list[tuple[str, int]]:
     return list(zip(("train on", "validate", "test"), dataset.sizes.values(), strict=True))
+
+
+def check_folder(folder: Path) -> None:
+    """Raise InputError unless a folder is there or can be made."""
+    try:
+        if folder.is_symlink() and not folder.exists():
+            raise InputError(f"--out {folder} is a link to {os.readlink(folder)}, which does not exist")
+        nearest = next(place for place in (folder, *folder.parents) if place.exists())
+    except OSError as error:
+        raise InputError(f"cannot use {folder} for results: {error.strerror}") from error
+    if not nearest.is_dir():
+        what = f"the file {folder}" if nearest == folder else f"{folder}, but {nearest} is a file"
+        raise InputError(f"--out expected a folder, got {what}")
 
 
 def check_claim(folder: Path, recipe: dict[str, Any], resume: bool) -> None:
@@ -189,6 +225,8 @@ def _run_one(plan: Plan, dataset: Dataset, folder: Path, device: torch.device, r
 
 def _finish(plan: Plan, dataset: Dataset, model: nn.Module, fitted: Fitted, folder: Path, device: torch.device) -> dict[str, Any]:
     """Test the final weights and the best ones on validation, and write everything; result.json last."""
+    if not (folder / RECIPE).is_file():
+        raise InputError(f"the run's folder {folder} was removed while it ran; nothing is written")
     options: dict[str, Any] = {"device": device, "batch_size": plan.recipe.batch_size, "kind": dataset.kind}
     aim = objective(dataset.kind)
     predicted, true = predict(model, dataset.test, **options)

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from flexseq.bench.plan import Plan
-from flexseq.bench.results import RESULT, read_result
-from flexseq.bench.run import RECIPE, check_claim, run
+from flexseq.bench.results import RESULT, is_finished, read_result
+from flexseq.bench.run import RECIPE, check_claim, check_folder
+from flexseq.bench.run import run_in_own_folder as run
 from flexseq.bench.transfer import SOURCE
 from flexseq.errors import InputError
 from flexseq.files import write_text
@@ -49,6 +50,7 @@ def claim_study(folder: Path, about: dict[str, Any]) -> None:
     Raises:
         InputError: the folder holds a study with other options, or something else.
     """
+    check_folder(folder)
     path = folder / ABOUT
     about = json.loads(json.dumps(about))
     if not path.is_file():
@@ -56,7 +58,12 @@ def claim_study(folder: Path, about: dict[str, Any]) -> None:
         if folder.exists() and (not folder.is_dir() or any(not item.name.startswith(".") for item in folder.iterdir())):
             raise InputError(f"{folder} is no empty folder and holds no study; give another --out")
         write_text(path, json.dumps(about, indent=1) + "\n")
-    before = json.loads(path.read_text())
+    try:
+        before = json.loads(path.read_text())
+    except (OSError, ValueError):
+        before = None
+    if not isinstance(before, dict):
+        raise InputError(f"{path} is damaged and cannot be read; remove it to go on with these options, or give another --out")
     differing = [f"{key}: {before.get(key)} there, {about.get(key)} here" for key in about | before if before.get(key) != about.get(key)]
     if differing:
         raise InputError(f"{folder} holds a study with other options ({'; '.join(differing)}); give another --out")
@@ -80,7 +87,7 @@ def run_cells(cells: list[Cell], folder: Path, *, device: str, devices: Devices 
     first, together = is_first_process(), devices.processes > 1
     todo = []
     for cell in cells:
-        if (folder / RUNS / cell.folder / RESULT).is_file():
+        if is_finished(folder / RUNS / cell.folder):
             check_claim(folder / RUNS / cell.folder, cell.plan.as_json(), resume=True)
         else:
             todo.append(cell)
@@ -100,7 +107,7 @@ def run_cells(cells: list[Cell], folder: Path, *, device: str, devices: Devices 
             if not mine:
                 say(f"{place} is being run by another process: left to it")
                 continue
-            if (place / RESULT).is_file():
+            if is_finished(place):
                 say(f"{place} was finished by another process meanwhile")
                 continue
             mine_so_far += 1
@@ -130,7 +137,7 @@ def run_cells(cells: list[Cell], folder: Path, *, device: str, devices: Devices 
 def results_of(folder: Path, cell_folders: Iterable[str]) -> list[dict[str, Any]]:
     """The results of those cells that are finished."""
     places = [folder / RUNS / name for name in cell_folders]
-    return [read_result(place) for place in places if (place / RESULT).is_file()]
+    return [read_result(place) for place in places if is_finished(place)]
 
 
 def mean_and_spread(values: list[float]) -> tuple[float, float | None]:

@@ -17,6 +17,7 @@ from flexseq.bench.plots import plot_learned, plot_transfer
 from flexseq.bench.results import versions, where_it_ran, write_result
 from flexseq.bench.task import Transfer
 from flexseq.data.dataset import Dataset, Split
+from flexseq.errors import InputError
 from flexseq.processes import is_first_process
 from flexseq.resolution import set_resolution
 from flexseq.training.fit import ONE, Devices, Fitted, fit, predict
@@ -124,6 +125,8 @@ def run_transfer(
     fine_tuned = accuracy(target)
     if not first_process:
         return {}
+    if not folder.is_dir():
+        raise InputError(f"the run's folder {folder} was removed while it ran; nothing is written")
     saving.save(model, folder / "model.safetensors")
     best = second.rows[second.best_epoch - 1]["validation_accuracy"]
     final_weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}

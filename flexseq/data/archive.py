@@ -14,6 +14,7 @@ from flexseq.data.places import data_dir, existing_folder
 from flexseq.data.splits import held_out_as_it_goes, limited, stratified_split
 from flexseq.data.standardise import standardiser
 from flexseq.errors import InputError, unknown_name
+from flexseq.processes import alone
 
 VALIDATION = 0.2
 """Share of the training series that choose the best epoch instead of training."""
@@ -149,9 +150,14 @@ def _found(problem: str, folder: str | None) -> tuple[Path, Path] | None:
 
 def _fetch(problem: str, base: Path) -> None:
     """Let sktime download a problem into a folder beside its place, and put it there whole."""
+    with alone(base / problem, wait=True):  # of several processes one fetches, and the others find it
+        if not (base / problem).exists():
+            _fetch_alone(problem, base)
+
+
+def _fetch_alone(problem: str, base: Path) -> None:
     from sktime.datasets import load_UCR_UEA_dataset
 
-    base.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(dir=base, prefix=".part"))
     try:
         print(f"fetching {problem} through sktime", flush=True)

@@ -1,5 +1,6 @@
 """Batches whose order follows from the seed and the epoch alone, so that a resumed run repeats what an uninterrupted one does."""
 
+import signal
 from collections.abc import Iterator
 
 import torch
@@ -44,6 +45,11 @@ class EpochOrder:
 def epoch_seed(seed: int, epoch: int) -> int:
     """One seed for each (seed, epoch)."""
     return (seed * 1_000_003 + epoch) % 2**63
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Ctrl-C in a terminal reaches all processes; the one that trains ends the workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Batches(Dataset):
@@ -95,6 +101,7 @@ class EpochLoader:
             batch_size=None,
             sampler=self.sampler.batches(),
             num_workers=self.workers,
+            worker_init_fn=_ignore_interrupts if self.workers else None,
             pin_memory=self.pin_memory,
             generator=torch.Generator(),  # workers' seeds are not to be drawn from the generator that dropout uses
         )

@@ -295,8 +295,8 @@ class ContinuousConv(ConvLayer):
         single = max(self.known_size()) > 1 and all(stop - start == 1 for start, stop in keep)
         if single and not self._is_single and self._was_wider:
             warnings.warn(
-                f"{type(self).__name__} with a kernel of {'x'.join(map(str, self.known_size()))} taps has shrunk to a single one: its mask "
-                f"has no gradient any more. Start it wider than a mask_sigma of {self._sigma_for_neighbours():.2g}, or train it more slowly",
+                f"{type(self).__name__} with a kernel of {'x'.join(map(str, self.known_size()))} taps has shrunk to a single one: its "
+                f"mask has no gradient any more. Start it wider than {self._sigma_for_neighbours():.2g}, or train it more slowly",
                 stacklevel=2,
             )
         self._is_single, self._was_wider = single, self._was_wider or not single

@@ -3,6 +3,8 @@
 import csv
 import io
 import math
+import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from flexseq.data.loader import epoch_seed
+from flexseq.errors import InputError
 from flexseq.files import replacing, write_text
 from flexseq.processes import is_first_process
 from flexseq.training.objective import Objective
@@ -97,6 +100,7 @@ class History(Callback):
     def _write(self) -> None:
         if self.path is None or not is_first_process():
             return
+        check_folder_is_there(self.path)
         text = io.StringIO()
         writer = csv.DictWriter(text, list(self.rows[0]), lineterminator="\n")
         writer.writeheader()
@@ -120,7 +124,48 @@ class EveryEpoch(Callback):
         self.path = path
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        check_folder_is_there(self.path)
         trainer.save_checkpoint(self.path)
+
+
+def check_folder_is_there(path: Path) -> None:
+    """Raise InputError where a run's folder was removed: what it began with is lost, and a new one could not be resumed."""
+    if not path.parent.is_dir():
+        raise InputError(f"the run's folder {path.parent} was removed while it ran; nothing is written")
+
+
+class Interruption(Callback):
+    """Ctrl-C ends training wherever it comes, also where Python drops exceptions, as in the destructors of a loader's workers."""
+
+    def __init__(self) -> None:
+        self.came = False
+        self._before: Any = None
+
+    def __enter__(self) -> "Interruption":
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            self._before = signal.signal(signal.SIGINT, self._interrupt)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _interrupt(self, number: int, frame: Any) -> None:
+        self.came = True
+        raise KeyboardInterrupt
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self._raise()
+
+    def on_validation_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._raise()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self._raise()
+
+    def _raise(self) -> None:
+        if self.came:
+            raise KeyboardInterrupt
 
 
 class StopEarly(Callback):

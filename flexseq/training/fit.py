@@ -110,7 +110,7 @@ def fit(
     """
     from pytorch_lightning import Trainer
 
-    from flexseq.training.callbacks import EpochSeeds, EveryEpoch, History, Report, StopEarly, WholeCheckpoints
+    from flexseq.training.callbacks import EpochSeeds, EveryEpoch, History, Interruption, Report, StopEarly, WholeCheckpoints
     from flexseq.training.module import Learner
 
     model.train()  # one that was tested before comes in eval mode, and Lightning leaves it there
@@ -130,7 +130,10 @@ def fit(
     aim = objective(dataset.kind) if aim is None else aim
     module = Learner(model, aim, dataset.outputs, recipe, len(train), dataset.augment, len(dataset.validation) > 0)
     history = History(None if folder is None else folder / LOG, aim)
-    callbacks: list[Any] = [EpochSeeds(recipe.seed), history]
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    interruption = Interruption()
+    callbacks: list[Any] = [interruption, EpochSeeds(recipe.seed), history]
     callbacks += [] if patience is None else [StopEarly(history, patience)]
     callbacks += [] if folder is None else [EveryEpoch(folder / CHECKPOINT)]
     callbacks += [] if label is None else [Report(history, recipe.epochs, label)]
@@ -157,7 +160,7 @@ def fit(
         checkpoint = None
     if checkpoint is not None:
         _check_checkpoint(checkpoint)
-    with warnings.catch_warnings():
+    with interruption, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning")
         warnings.filterwarnings(
             "ignore", message=".*compute.*was called before.*update"
@@ -167,6 +170,8 @@ def fit(
         except SystemExit as error:  # what Lightning makes of Ctrl-C, which it also switches off
             signal.signal(signal.SIGINT, signal.default_int_handler)
             raise KeyboardInterrupt from error
+        if interruption.came:  # in the last moment
+            raise KeyboardInterrupt
     if recipe.average_statistics:
         average_statistics(model, dataset.train, device=device, batch_size=recipe.batch_size)
     return Fitted(history.rows, history.best_epoch, history.best_weights)
