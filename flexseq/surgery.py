@@ -25,6 +25,8 @@ from flexseq.nn.sizes import KernelSize
 
 PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+NAMES = "names"
+"""In files, what `only` came to."""
 INITIALISATIONS = ("torch", "kaiming", "fit")
 
 HOOKS = (
@@ -360,7 +362,10 @@ def _convert(
     for name, replacement in made.items():
         _become(convs[name], replacement)
     if "" not in made and is_recorded(new):
-        record_conversion(new, caller, {**given, "init": "torch"} if fits else given)  # loading brings the weights
+        only: Any = given["only"]
+        if isinstance(only, str):
+            only = {NAMES: list(made)}  # a file is to hold no patterns, of which some take for ever
+        record_conversion(new, caller, {**given, "only": only, **({"init": "torch"} if fits else {})})  # loading brings the weights
     layers = {id(convs[name]) for name in made}
     for name, part in new.named_modules():
         if name and is_recorded(part) and any(id(inner) in layers for inner in part.modules() if inner is not part):
@@ -546,6 +551,8 @@ def _describe(module: Any) -> str:
 def _chooser(only: Only) -> Callable[[str], bool]:
     if only is None:
         return lambda name: True
+    if isinstance(only, dict) and only.keys() == {NAMES}:
+        return set(only[NAMES]).__contains__
     if not isinstance(only, str) and not callable(only):
         raise InputError(f"only expected a regular expression or a function of names, got {only!r}")
     if isinstance(only, str):

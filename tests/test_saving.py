@@ -3,12 +3,17 @@
 import copy
 import functools
 import json
+import os
+import time
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 import flexseq as fs
+from flexseq.models.heads import SequenceHead
+from flexseq.models.norms import StepNorm
 
 
 def test_kernel_factories_are_saved_as_data(tmp_path):
@@ -130,3 +135,101 @@ def test_conversions_that_cannot_be_repeated_are_refused(tmp_path):
     with pytest.raises(fs.InputError, match="CIFARResNet was converted as part of Sequential"):
         fs.save(model[0], tmp_path / "m.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+def test_patterns_are_saved_as_the_names_they_found(tmp_path):
+    model, _ = fs.to_niff(fs.CIFARResNet(depth=8), size="small", only=r"(blocks\.)+[01]+")
+    fs.save(model, tmp_path / "m.safetensors")
+    with safe_open(tmp_path / "m.safetensors", "pt") as file:
+        assert "blocks" + chr(92) not in file.metadata()["conversions"]
+    assert str(fs.load(tmp_path / "m.safetensors")) == str(model.eval())
+
+
+def test_a_model_with_a_new_head_is_refused_before_anything_is_written(tmp_path):
+    path = tmp_path / "m.safetensors"
+    model = fs.FlexTCN(1, 2, depth=1, width=8)
+    fs.save(model, path)
+    before = path.read_bytes()
+    changes = {
+        r"head\.weight is of shape \(5, 8\), its arguments make \(2, 8\)": lambda m: setattr(m, "head", SequenceHead(8, 5, "last")),
+        r"head\.mode is 'mean', its arguments make 'last'": lambda m: setattr(m, "head", SequenceHead(8, 2, "mean")),
+        r"blocks\.0\.dropout\.p is 0\.7, its arguments make 0\.1": lambda m: setattr(m.blocks[0].dropout, "p", 0.7),
+        r"head\.bias is gone": lambda m: setattr(m, "head", torch.nn.Identity()),
+        r"extra\.bias is new": lambda m: m.add_module("extra", torch.nn.Linear(1, 1)),
+        r"blocks\.0\.norm1 is a StepNorm|blocks\.0\.norm1\.\w+ is gone": lambda m: setattr(m.blocks[0], "norm1", StepNorm(8)),
+    }
+    for message, change in changes.items():
+        changed = copy.deepcopy(model)
+        change(changed)
+        with pytest.raises(fs.InputError, match=f"FlexTCN was changed since it was built: .*({message})"):
+            fs.save(changed, path)
+        assert path.read_bytes() == before
+
+
+def test_what_a_model_is_wrapped_in_is_left_out(tmp_path):
+    model = fs.FlexTCN(1, 2, depth=1, width=8, kernel_size=9, mask_sigma=0.5).eval()
+    x = torch.randn(1, 1, 20)
+    wrapped = [torch.nn.DataParallel(model), torch.optim.swa_utils.AveragedModel(model), torch.compile(model, backend="eager")]
+    for one in [*wrapped, torch.nn.DataParallel(torch.compile(model, backend="eager"))]:
+        fs.save(one, tmp_path / "m.safetensors")
+        assert torch.equal(fs.load(tmp_path / "m.safetensors")(x), model(x))
+
+
+def rewritten(path, *, arguments=None, conversions=None, tensors=None):
+    with safe_open(path, "pt") as file:
+        metadata = dict(file.metadata())
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if arguments is not None:
+        metadata["arguments"] = json.dumps({**json.loads(metadata["arguments"]), **arguments})
+    if conversions is not None:
+        metadata["conversions"] = json.dumps(conversions)
+    if tensors is not None:
+        state |= tensors
+    save_file(state, path, metadata)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arguments": {"depth": 10**6}}, "asks for depth=1,000,000, and"),
+        ({"arguments": {"depth": 999}}, "asks for depth=999, and"),
+        ({"arguments": {"kernel": {"class": "MAGNet", "keywords": {"layers": 10**7}}}}, "asks for layers=10,000,000"),
+        ({"arguments": {"kernel": {"class": "MAGNet", "keywords": {"hidden": 10**9}}}}, "size mismatch"),
+        ({"arguments": {"width": 10**6}}, "out_channels to be an integer of at most"),
+        ({"arguments": {"width": 10**4}}, "size mismatch"),
+        ({"arguments": {"kernel": {"class": "MLP", "keywords": {"widths": [2] * 10**5}}}}, "list of 100,000 items"),
+        ({"conversions": [["to_niff", {"only": "(a+)+$"}]]}, "pattern without repetitions"),
+        ({"conversions": [["to_niff", {"only": 3}]]}, "regular expression"),
+        ({"tensors": {"head.bias": torch.zeros(2, dtype=torch.complex64)}}, "written with numbers of types"),
+        ({"tensors": {"head.bias": torch.zeros(2, dtype=torch.float64)}}, "written with numbers of types"),
+        ({"tensors": {"head.bias": torch.zeros(2, dtype=torch.int32)}}, "written with numbers of types"),
+        ({"tensors": {"blocks.0.conv1.kernel_size_code": torch.full((26,), -5.0)}}, "to hold a kernel size for 1 axes"),
+    ],
+    ids=str,
+)
+def test_files_that_ask_for_too_much_are_refused_at_once(changes, message, tmp_path):
+    path = tmp_path / "m.safetensors"
+    fs.save(fs.FlexTCN(1, 2, depth=1, width=8, kernel_size=9, mask_sigma=0.5), path)
+    began = time.monotonic()
+    with pytest.raises(fs.InputError, match=f"does not hold a FlexTCN.*{message}"):
+        fs.load(rewritten(path, **changes))
+    assert time.monotonic() - began < 10  # they hung
+
+
+def test_an_integer_in_the_place_of_weights_is_refused_in_older_files_too(tmp_path):
+    path = tmp_path / "m.safetensors"
+    fs.save(fs.FlexConv1d(1, 2, 9, mask_sigma=0.5), path)
+    rewritten(path, tensors={"bias": torch.zeros(2, dtype=torch.complex64)})
+    with safe_open(path, "pt") as file:
+        metadata = {name: value for name, value in file.metadata().items() if name != "dtypes"}
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    save_file(state, path, metadata)
+    with pytest.raises(fs.InputError, match=r"bias expected torch\.float32 or its like, got torch\.complex64"):
+        fs.load(path)
+
+
+def test_a_pipe_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(fs.InputError, match="is not a safetensors file: it is no plain file"):
+        fs.load(tmp_path / "pipe")

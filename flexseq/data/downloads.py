@@ -72,6 +72,28 @@ def _download(url: str, output_file: str, _: Any) -> None:
         long.
     """
     import requests
+    import urllib3
+
+    try:
+        received, expected = _receive(url, output_file)
+    except urllib3.exceptions.HTTPError as error:
+        raise requests.ConnectionError(f"cut off: {str(error)[:200]}") from error
+    if not received:
+        raise requests.RequestException("an empty answer")
+    if expected is not None and received != expected:
+        raise requests.RequestException(f"cut off after {received:,} of {expected:,} bytes")
+    with open(output_file, "rb") as file:
+        head = file.read(512)
+    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        raise requests.RequestException("a web page, not the file")
+    magic = next((magic for suffix, magic in MAGIC.items() if urlsplit(url).path.endswith(suffix)), None)
+    if magic is not None and not head.startswith(magic):
+        raise requests.RequestException(f"not the kind of file that its name says, it begins with {head[:8]!r}")
+
+
+def _receive(url: str, output_file: str) -> tuple[int, int | None]:
+    """Bytes received, and how many the server said there are."""
+    import requests
     from tqdm import tqdm
 
     with requests.get(url, stream=True, timeout=TIMEOUT, headers={"Accept-Encoding": "identity"}) as response:
@@ -90,17 +112,7 @@ def _download(url: str, output_file: str, _: Any) -> None:
                     if in_window < SLOWEST * (now - began):
                         raise requests.Timeout(f"fewer than {SLOWEST:,} bytes a second for {WINDOW:.0f} s")
                     began, in_window = now, 0
-    if not received:
-        raise requests.RequestException("an empty answer")
-    if expected is not None and received != expected:
-        raise requests.RequestException(f"cut off after {received:,} of {expected:,} bytes")
-    with open(output_file, "rb") as file:
-        head = file.read(512)
-    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        raise requests.RequestException("a web page, not the file")
-    magic = next((magic for suffix, magic in MAGIC.items() if urlsplit(url).path.endswith(suffix)), None)
-    if magic is not None and not head.startswith(magic):
-        raise requests.RequestException(f"not the kind of file that its name says, it begins with {head[:8]!r}")
+    return received, expected
 
 
 def checksum_of(path: Path) -> str | None:
@@ -138,7 +150,7 @@ def _reason(error: Exception) -> str:
     text = str(error)
     if isinstance(error, ValueError) and not isinstance(error, requests.RequestException):
         return "its SHA-256 is not the known one" if "hash" in text.lower() else text
-    return text if len(text) < 120 else type(error).__name__
+    return text if len(text) < 300 else f"{text[:300]} ..."
 
 
 def unpack_tar(archive: Path, target: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from flexseq.checks import is_number
 from flexseq.data.standardise import EPSILON
 from flexseq.errors import InputError
 
@@ -115,6 +116,17 @@ class Scaling:
         constant = std <= 1e-12 * largest
         scale = np.where(constant, 0.0, 1 / (std + EPSILON * np.where(std > 1, 1.0, np.maximum(std, 1e-300))))
         return cls(mean.tolist(), scale.tolist(), panel.has_missing, *((centre, unit) if any(unit) else ()))
+
+    def check(self) -> None:
+        """Raise InputError unless all numbers are finite and there are as many for each channel: a file may hold anything."""
+        for name in ("mean", "scale", "centre", "unit"):
+            values = getattr(self, name)
+            if values is None and name in ("centre", "unit"):
+                continue
+            if not isinstance(values, list) or len(values) != len(self.mean) or not all(is_number(value) for value in values):
+                raise InputError(f"a scaling expected {name} to be {len(self.mean)} finite numbers")
+        if not self.mean or not isinstance(self.shows_missing, bool) or (self.centre is None) != (self.unit is None):
+            raise InputError("a scaling expected numbers for at least one channel")
 
     @property
     def channels(self) -> int:

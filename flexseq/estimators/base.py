@@ -10,6 +10,7 @@ import pickle
 import tempfile
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,13 @@ from flexseq.training.objective import Objective
 from flexseq.training.recipe import Recipe
 
 FORMAT = 1
+MOST_JSON = 2**26
+"""Bytes of a file's JSON."""
+FITTED = {
+    *("fit_time_", "_y_metadata", "_X_metadata", "_y_inner_mtype", "best_epoch_", "history_", "channels_", "step_"),
+    *("target_mean_", "target_std_"),
+}
+"""What a file may set."""
 NETWORK_SETTINGS = ("depth", "width", "kernel", "kernel_size", "mask_sigma", "dropout", "head")
 """What has to be the same for a warm start."""
 STEPS, MOST_EPOCHS, FEWEST_EPOCHS = 1500, 200, 20
@@ -80,6 +88,8 @@ class FlexTCNEstimator:
         """
         self._check_settings()
         X, labels = as_frames(X)
+        if np.iscomplexobj(y):
+            raise InputError(f"y expected real numbers, got {np.asarray(y).dtype}")
         parent: Any = super()
         return parent.fit(X, aligned(y, labels))
 
@@ -250,7 +260,7 @@ class FlexTCNEstimator:
         """Write the estimator to a zip file, as sktime does, with the network as safetensors and all else as JSON.
 
         Args:
-            path: where to; ".zip" is added where it is missing, and an existing file is replaced, whole or not at all. None for a pair of
+            path: where to; ".zip" is added to a name without it, and an existing file is replaced, whole or not at all. None for a pair of
                 class and bytes in memory.
             serialization_format: accepted as sktime's estimators do; there is one format.
 
@@ -309,6 +319,10 @@ class FlexTCNEstimator:
         scaling = fitted.pop("scaling_", None)
         if scaling is not None:
             self.scaling_ = Scaling(**scaling)
+            self.scaling_.check()
+        unknown = fitted.keys() - FITTED
+        if unknown:
+            raise InputError(f"it sets {min(unknown)}, which no fit does")
         for name, value in {"channels_": None, "step_": None, **fitted}.items():  # files from before names have neither
             setattr(self, name, value)
         self._is_vectorized = False
@@ -323,7 +337,10 @@ class FlexTCNEstimator:
             InputError: a file that `save` of this class did not write.
         """
         path = Path(path)
-        path = path if path.suffix == ".zip" else path.with_name(f"{path.name}.zip")
+        if not path.exists() and path.suffix != ".zip":
+            path = path.with_name(f"{path.name}.zip")
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path} is no file of an estimator: it is {'a folder' if path.is_dir() else 'no plain file'}")
         return cls._from_bytes(path.read_bytes(), str(path))
 
     @classmethod
@@ -340,12 +357,24 @@ class FlexTCNEstimator:
     def _from_bytes(cls, data: bytes, where: str) -> Any:
         try:
             with zipfile.ZipFile(io.BytesIO(data)) as file:
+                sizes = {member.filename: member.file_size for member in file.infolist()}
+                if sizes.get("flexseq.json", 0) > MOST_JSON or (damaged := file.testzip()) is not None:
+                    raise ValueError(f"{damaged} is damaged" if sizes.get("flexseq.json", 0) <= MOST_JSON else "flexseq.json is too large")
                 about = json.loads(file.read("flexseq.json"))
-                model = file.read("model.safetensors") if "model.safetensors" in file.namelist() else None
-        except (zipfile.BadZipFile, KeyError, ValueError) as error:
+                model = file.read("model.safetensors") if "model.safetensors" in sizes else None
+            if not isinstance(about, dict):
+                raise TypeError("flexseq.json holds no object")
+        except (zipfile.BadZipFile, KeyError, ValueError, TypeError, RuntimeError, NotImplementedError, EOFError, zlib.error) as error:
             raise InputError(f"{where}: not an estimator that flexseq saved: {error}") from error
         if about.get("class") != cls.__name__ or about.get("format") != FORMAT:
             raise InputError(f"{where} holds a {about.get('class')} of format {about.get('format')}, not a {cls.__name__} of {FORMAT}")
+        try:
+            return cls._from_parts(about, model)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
+            raise InputError(f"{where}: not an estimator that flexseq saved: {' '.join(str(error).split())[:300]}") from error
+
+    @classmethod
+    def _from_parts(cls, about: dict[str, Any], model: bytes | None) -> Any:
         estimator: Any = cls(**cls._settings_as_saved(from_json(about["settings"])))
         if model is not None:
             with tempfile.TemporaryDirectory() as folder:
@@ -353,7 +382,21 @@ class FlexTCNEstimator:
                 estimator.network_ = load_model(Path(folder) / "model.safetensors")
         if about["fitted"] is not None:
             estimator._fitted_from_json(about["fitted"])
+            if model is not None:
+                estimator._check_loaded()
         return estimator
+
+    def _check_loaded(self) -> None:
+        """Raise InputError where a network's channels or outputs are not those of the rest."""
+        estimator: Any = self
+        outputs, channels = estimator.network_.head.out_features, estimator.network_.in_channels
+        wanted = len(estimator.classes_) if hasattr(estimator, "classes_") else 1
+        if outputs != wanted:
+            raise InputError(
+                f"its network has {outputs} outputs, for {wanted} classes" if wanted > 1 else f"its network has {outputs} outputs"
+            )
+        if channels != estimator.scaling_.channels:
+            raise InputError(f"its network has {channels} channels, and its scaling {estimator.scaling_.channels}")
 
 
 def _part(split: Split, positions: np.ndarray) -> Split:

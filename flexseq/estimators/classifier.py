@@ -1,5 +1,6 @@
 """FlexTCN as a sktime classifier."""
 
+import datetime
 from functools import partial
 from typing import Any, ClassVar
 
@@ -15,6 +16,9 @@ from flexseq.estimators.base import FlexTCNEstimator
 from flexseq.estimators.inputs import as_frames
 from flexseq.kernels import KernelFactory
 from flexseq.training.objective import OBJECTIVES, Objective
+
+DATES: dict[str, Any] = {"timestamp": pd.Timestamp, "datetime": datetime.datetime, "date": datetime.date}
+"""Types of classes that JSON has no numbers for."""
 
 
 class FlexTCNClassifier(FlexTCNEstimator, BaseClassifier):
@@ -187,14 +191,11 @@ class FlexTCNClassifier(FlexTCNEstimator, BaseClassifier):
         return {**settings, "class_weight": dict(map(tuple, weights))} if isinstance(weights, list) else settings
 
     def _fitted_as_json(self) -> dict[str, Any]:
-        classes = {"values": self.classes_.tolist(), "dtype": self.classes_.dtype.str}
-        if classes["dtype"] == "|O" and not all(isinstance(label, str) for label in classes["values"]):
-            raise InputError("cannot save classes that are neither numbers nor strings")
-        return {**super()._fitted_as_json(), "classes": classes}
+        return {**super()._fitted_as_json(), "classes": _classes_as_json(self.classes_)}
 
     def _fitted_from_json(self, fitted: dict[str, Any]) -> None:
         classes = fitted.pop("classes")
-        self.classes_ = np.array(classes["values"], dtype=np.dtype(classes["dtype"]))
+        self.classes_ = _classes_from_json(classes)
         self.n_classes_ = len(self.classes_)
         self._class_dictionary = {label: i for i, label in enumerate(self.classes_)}
         super()._fitted_from_json(fitted)
@@ -207,6 +208,39 @@ class FlexTCNClassifier(FlexTCNEstimator, BaseClassifier):
             {**small, "random_state": 0},
             {**small, "kernel": "siren", "head": "last", "early_stopping": True, "class_weight": "balanced", "random_state": 1},
         ]
+
+
+def _classes_as_json(classes: np.ndarray) -> dict[str, Any]:
+    """Classes of any type that JSON can name: numbers, strings, dates; those of type object one by one."""
+    if classes.dtype.kind in "mM":
+        return {"values": classes.astype(str if classes.dtype.kind == "M" else np.int64).tolist(), "dtype": classes.dtype.str}
+    if classes.dtype.kind != "O":
+        return {"values": classes.tolist(), "dtype": classes.dtype.str}
+    values: list[Any] = []
+    for label in classes.tolist():
+        kind = next((name for name, one in DATES.items() if type(label) is one), None)
+        if kind is not None:
+            values.append({kind: label.isoformat()})
+        elif isinstance(label, str | int | float):
+            values.append(label)
+        else:
+            raise InputError(f"cannot save the class {label!r}: expected numbers, strings or dates")
+    return {"values": values, "dtype": "|O"}
+
+
+def _classes_from_json(classes: dict[str, Any]) -> np.ndarray:
+    dtype = np.dtype(classes["dtype"])
+    if dtype.kind not in "OUbiufmM":
+        raise InputError(f"classes of type {dtype} are none that a fit has")
+    if dtype.kind != "O":
+        return np.array(classes["values"], dtype=dtype)
+    labels = np.empty(len(classes["values"]), object)
+    for i, value in enumerate(classes["values"]):
+        if isinstance(value, dict):
+            ((kind, text),) = value.items()
+            value = DATES[kind].fromisoformat(text)
+        labels[i] = value
+    return labels
 
 
 def _weighted_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:

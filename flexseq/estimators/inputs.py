@@ -26,13 +26,17 @@ def as_frames(X: Any) -> tuple[Any, list[Any] | None]:
     Raises:
         InputError: a cell that is no series; two channels of one name.
     """
+    if isinstance(X, np.ndarray) and np.iscomplexobj(X):
+        raise InputError(f"X expected real numbers, got {X.dtype}")
     if isinstance(X, list) and X and all(isinstance(frame, pd.DataFrame) for frame in X):
         for position, frame in enumerate(X):
             _check_names(frame.columns, f"series {position}")
+            _check_real(frame, f"series {position}")
         return X, None
     if not isinstance(X, pd.DataFrame) or X.empty:
         return X, None
     _check_names(X.columns, "X")
+    _check_real(X, "X")
     if X.index.nlevels == 2:
         groups = [(label, frame.droplevel(0)) for label, frame in X.groupby(level=0, sort=False)]
         if sum(len(frame) for _, frame in groups) != len(X):
@@ -71,6 +75,12 @@ def _joined(row: pd.Series, label: Any, joined: list[str]) -> pd.DataFrame:
         return pd.concat(cells, axis=1).sort_index()
     except TypeError as error:
         raise InputError(f"X expected time stamps of one kind in series {label!r}: {error}") from error
+
+
+def _check_real(frame: pd.DataFrame, where: str) -> None:
+    for name, kind in frame.dtypes.items():
+        if isinstance(kind, np.dtype) and kind.kind == "c":
+            raise InputError(f"X expected real numbers, got complex ones in {where}, channel {name!r}")
 
 
 def _check_names(names: Any, where: str) -> None:
