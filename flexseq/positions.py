@@ -201,3 +201,40 @@ def kept_taps(
             opposite = 0 if size % 2 else math.ceil(ratio - 1e-9)  # the present tap of an even kernel has one opposite the middle
             keep.append((min(dropped[0], before), count - min(dropped[1], max(after - opposite, 0))))
     return keep
+
+
+def taps_inside(kernel_size: Sequence[int], mean: Tensor, sigma: Tensor, *, threshold: float, causal: bool, ratio: float = 1.0) -> Tensor:
+    """`kept_taps` for a mask whose numbers cannot be read: which of all taps it keeps, (*taps), of bools.
+
+    Args:
+        kernel_size, threshold, causal, ratio: as for `kept_taps`.
+        mean, sigma: (ndim,), in float64.
+
+    Example:
+        >>> one = torch.ones(1, dtype=torch.float64)
+        >>> taps_inside((7,), 1 * one, 0.3 * one, threshold=0.1, causal=True).tolist()
+        [False, False, False, False, True, True, True]
+    """
+    inside = torch.ones((), dtype=torch.bool, device=mean.device)
+    for axis, size in enumerate(kernel_size):
+        before, after = taps_around(size, causal=causal, ratio=ratio)
+        count = before + after + 1
+        index = torch.arange(count, dtype=torch.float64, device=mean.device)
+        if size == 1 or not threshold:
+            inside = inside[..., None] & (index >= 0)
+            continue
+        per_unit = (size - 1) * ratio / 2
+        first = (2 * ((size - 1 if causal else (size - 1) // 2) - before / ratio) - (size - 1)) / (size - 1)
+        reach = sigma[axis].abs() * math.sqrt(-2 * math.log(threshold))
+        if causal:
+            cut = mean[axis] - reach
+            start = torch.where(cut.abs() < 1, ((cut - first) * per_unit).floor() + 1, 0.0).clamp(0, before)
+            kept = index >= start
+        else:
+            cut = torch.maximum((mean[axis] - reach).abs(), (mean[axis] + reach).abs())
+            last = first + (count - 1) / per_unit
+            dropped = [torch.where(cut <= 1, (((edge - cut) * per_unit).floor() + 1).clamp_min(0), 0.0) for edge in (-first, last)]
+            opposite = 0 if size % 2 else math.ceil(ratio - 1e-9)
+            kept = (index >= dropped[0].clamp_max(before)) & (index < count - dropped[1].clamp_max(max(after - opposite, 0)))
+        inside = inside[..., None] & kept
+    return inside

@@ -300,7 +300,7 @@ def test_grids_are_checked():
         with pytest.raises(fs.InputError, match="grid expected 2 sizes of at least 1"):
             layer.sample_kernel(grid)
     with pytest.raises(fs.InputError, match="at least one sample"):
-        layer(torch.randn(0, 2, 8, 8))
+        layer(torch.randn(1, 2, 0, 8))
     with pytest.raises(fs.InputError, match="kernel expected a size"):
         fs.NIFFConv2d(2, 2, kernel=8)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from flexseq.checks import check_integers, check_real, check_tensor, is_integer
 from flexseq.errors import InputError
+from flexseq.functional.programs import as_integers, unrecorded
 
 SMALL = 64
 """Samples up to which a depthwise convolution is a product of matrices."""
@@ -45,7 +46,7 @@ def circular_conv(x: Tensor, spectrum: Tensor, bias: Tensor | None = None, *, gr
     if not spectrum.is_complex():
         raise InputError(f"circular_conv expected a complex spectrum, got {spectrum.dtype}")
     check_integers("circular_conv", groups=groups)
-    grid = x.shape[2:]
+    grid = as_integers(x.shape[2:])
     half = half_grid(grid)
     if (
         spectrum.ndim != x.ndim
@@ -58,12 +59,15 @@ def circular_conv(x: Tensor, spectrum: Tensor, bias: Tensor | None = None, *, gr
             f"circular_conv expected a spectrum of shape (out_channels, in_channels / groups, {', '.join(map(str, half))}) with "
             f"groups={groups}, got {tuple(spectrum.shape)} for x of shape {tuple(x.shape)}"
         )
-    if not len(x):
-        raise InputError(f"circular_conv expected a batch of at least one, got shape {tuple(x.shape)}")
+    if 0 in grid:
+        raise InputError(f"circular_conv expected at least one sample, got shape {tuple(x.shape)}")
+    if x.shape[0] == 0:  # which some transforms refuse; with a gradient of zeros
+        empty = x.new_zeros(0, spectrum.shape[0], *grid) + 0 * spectrum.real.sum().to(x.dtype) + 0 * x.sum()
+        return empty if bias is None else empty + 0 * bias.sum().to(x.dtype)
     dtype = torch.promote_types(x.dtype, torch.float32)
-    convolve = (
-        _by_matrices if _is_depthwise(spectrum.shape[0], spectrum.shape[1], groups) and math.prod(grid) <= SMALL else _CircularConv.apply
-    )
+    convolve: Any = _plain if torch.jit.is_tracing() else _CircularConv.apply
+    if _is_depthwise(spectrum.shape[0], spectrum.shape[1], groups) and math.prod(grid) <= SMALL:
+        convolve = _by_matrices
     with torch.autocast(x.device.type, enabled=False):
         y = convolve(x.to(dtype), spectrum.to(torch.complex128 if dtype == torch.float64 else torch.complex64), groups)
         if bias is not None:
@@ -221,17 +225,17 @@ def _resize_axis(spectrum: Tensor, axis: int, new: int) -> Tensor:
 
 def _by_matrices(x: Tensor, spectrum: Tensor, groups: int) -> Tensor:
     """Depthwise on small grids: a circulant matrix for each channel, where starting transforms would cost more than they save."""
-    grid = x.shape[2:]
+    grid = as_integers(x.shape[2:])
     kernel = torch.fft.irfftn(spectrum[:, 0], s=grid, dim=list(range(1, 1 + len(grid))))
     count = math.prod(grid)
-    matrices = kernel.flatten(1).index_select(1, _differences(tuple(grid), x.device)).view(-1, count, count)  # (channels, from, to)
+    matrices = kernel.flatten(1).index_select(1, _differences(grid, x.device)).view(-1, count, count)  # (channels, from, to)
     return torch.bmm(x.flatten(2).transpose(0, 1), matrices).transpose(0, 1).reshape(x.shape)
 
 
 @functools.lru_cache(maxsize=64)
 def _differences(grid: tuple[int, ...], device: torch.device) -> Tensor:
     """Where k[t - s] stands in the flattened kernel, for samples s and t: flattened, (s * t,)."""
-    with torch.inference_mode(False):  # it is kept for later calls, which may need gradients
+    with torch.inference_mode(False), unrecorded():  # it is kept for later calls, which may need gradients
         index = torch.arange(math.prod(grid), device=device)
         places = torch.stack(torch.unravel_index(index, grid))  # (axes, samples)
         sizes = torch.tensor(grid, device=device)[:, None, None]
@@ -249,20 +253,22 @@ class _CircularConv(torch.autograd.Function):
         transformed = torch.fft.rfftn(x, dim=axes)
         if not any(ctx.needs_input_grad) and _is_depthwise(spectrum.shape[0], spectrum.shape[1], groups):
             return torch.fft.irfftn(transformed.mul_(spectrum[:, 0]), s=x.shape[2:], dim=axes)
-        y = torch.fft.irfftn(_product(transformed, spectrum, groups), s=x.shape[2:], dim=axes)
-        ctx.save_for_backward(transformed, spectrum)
+        y = torch.fft.irfftn(product_of_spectra(transformed, spectrum, groups), s=x.shape[2:], dim=axes)
+        ctx.save_for_backward(x, transformed, spectrum)
         ctx.groups, ctx.grid = groups, x.shape[2:]
         return y
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        transformed, spectrum = ctx.saved_tensors
+        x, transformed, spectrum = ctx.saved_tensors
+        if torch.is_grad_enabled():  # somebody wants gradients of gradients
+            grad_x, grad_spectrum = _differentiable_gradients(x, spectrum, ctx.groups, grad, ctx.needs_input_grad)
+            return grad_x, grad_spectrum, None
         axes = list(range(2, grad.ndim))
         slope = torch.fft.rfftn(grad, dim=axes)
         grad_x = grad_spectrum = None
         if ctx.needs_input_grad[0]:
-            back = _product(slope, _transposed(spectrum, ctx.groups).conj(), ctx.groups)
+            back = product_of_spectra(slope, _transposed(spectrum, ctx.groups).conj(), ctx.groups)
             grad_x = torch.fft.irfftn(back, s=ctx.grid, dim=axes)
         if ctx.needs_input_grad[1]:
             counts = multiplicity(ctx.grid, dtype=grad.dtype, device=grad.device) / math.prod(ctx.grid)
@@ -270,11 +276,26 @@ class _CircularConv(torch.autograd.Function):
         return grad_x, grad_spectrum, None
 
 
+def _differentiable_gradients(x: Tensor, spectrum: Tensor, groups: int, grad: Tensor, needs: Sequence[bool]) -> list[Tensor | None]:
+    """Gradients with a graph of their own, by torch's transforms."""
+    with torch.enable_grad():
+        y = _plain(x, spectrum, groups)
+        wanted = [tensor for tensor, needed in zip((x, spectrum), needs, strict=False) if needed]
+        computed = iter(torch.autograd.grad(y, wanted, grad, create_graph=True))
+    return [next(computed) if needed else None for needed in needs[:2]]
+
+
+def _plain(x: Tensor, spectrum: Tensor, groups: int) -> Tensor:
+    """In torch's own operators, which can be differentiated any number of times and written into a program."""
+    axes = list(range(2, x.ndim))
+    return torch.fft.irfftn(product_of_spectra(torch.fft.rfftn(x, dim=axes), spectrum, groups), s=as_integers(x.shape[2:]), dim=axes)
+
+
 def _is_depthwise(out_channels: int, in_per_group: int, groups: int) -> bool:
     return out_channels == groups and in_per_group == 1
 
 
-def _product(x: Tensor, spectrum: Tensor, groups: int) -> Tensor:
+def product_of_spectra(x: Tensor, spectrum: Tensor, groups: int) -> Tensor:
     """(batch, in, *half) times (out, in / groups, *half), summed over the inputs of each group: (batch, out, *half)."""
     if _is_depthwise(spectrum.shape[0], spectrum.shape[1], groups):
         return x * spectrum[:, 0]

@@ -12,7 +12,7 @@ from torch import Tensor
 from flexseq.checks import check_integers, check_real, is_integer
 from flexseq.errors import InputError, unknown_name
 from flexseq.functional.costs import OPERATOR, direct_cost, transforms_cost
-from flexseq.functional.spectral_conv import BasisConv, KernelConv, kept_basis_conv, may_be_kept
+from flexseq.functional.spectral_conv import BasisConv, KernelConv, kept_basis_conv, may_be_kept, plain_conv
 
 METHODS = ("auto", "direct", "fft", "overlap")
 
@@ -39,7 +39,8 @@ def long_conv(
         causal: whether an output sees only the present and the past.
         groups: as in torch.nn; both channel counts are multiples of it.
         method: "direct"; "fft", one transform of the whole signal; "overlap", transforms of overlapping blocks a few kernels long; or
-            "auto", which chooses by shapes alone. Only "direct" can be differentiated twice, in forward mode, or by torch.func.
+            "auto", which chooses by shapes alone. Only "direct" can be differentiated in forward mode, or by torch.func; twice all can,
+            through FFTs in more memory.
 
     Returns:
         (batch, out_channels, *grid). Under autocast in its dtype, with FFTs in float32.
@@ -61,7 +62,7 @@ def long_conv(
     _check(x, weight.shape, bias, groups, method)
     (weight,), before = _reachable([weight], x, causal)
     if method == "auto":
-        method = choose_method(x.shape, weight.shape, before, None)
+        method = "direct" if _is_exporting() else choose_method(x.shape, weight.shape, before, None)
     if method == "direct":
         return _direct(x, weight, bias, before, groups)
     return _through_ffts(KernelConv.apply, x, [weight], bias, before, groups, method)
@@ -121,7 +122,9 @@ def basis_long_conv(
         x = x[..., -(outputs + before[0]) :]
         if outputs == 1:
             return _single_output(x, basis, weight, bias, groups)
-    if method == "auto":
+    if method == "auto" and _is_exporting():
+        method = "direct"  # a program for other machines, of any batch: rules on shapes would fix them
+    elif method == "auto":
         method = choose_method((*x.shape[:-1], outputs), (*weight.shape[:2], *basis.shape[1:]), before, basis.shape[0])
     if method == "direct":
         return _direct(x, _kernel(basis, weight, x, kept), bias, before, groups, context=x.shape[-1] - outputs)
@@ -129,6 +132,10 @@ def basis_long_conv(
         operator = functools.partial(kept_basis_conv, kept=kept)
         return _through_ffts(operator, x, [basis, weight], bias, before, groups, method)[..., -outputs:]
     return _through_ffts(BasisConv.apply, x, [basis, weight], bias, before, groups, method)[..., -outputs:]
+
+
+def _is_exporting() -> bool:
+    return bool(getattr(torch.compiler, "is_exporting", lambda: False)())
 
 
 def _kernel(basis: Tensor, weight: Tensor, x: Tensor, kept: dict[str, Any] | None) -> Tensor:
@@ -236,6 +243,10 @@ def _through_ffts(operator, x: Tensor, kernel: list[Tensor], bias: Tensor | None
     dtype = torch.promote_types(x.dtype, torch.float32)  # FFTs know no half precision
     if bias is not None:
         bias = bias.to(dtype)
+    if torch.jit.is_tracing():  # whose programs hold torch's operators alone
+        parts = [part.to(dtype) for part in kernel]
+        y = plain_conv(x.to(dtype), parts[0] if len(parts) == 1 else torch.tensordot(parts[1], parts[0], 1), before, groups)
+        return (y if bias is None else y + bias.view(-1, *[1] * (x.ndim - 2))).to(_out_dtype(x))
     return operator(x.to(dtype), *[part.to(dtype) for part in kernel], bias, before, groups, method).to(_out_dtype(x))
 
 

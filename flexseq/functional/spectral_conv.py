@@ -14,7 +14,7 @@ cross-correlation is at each frequency
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +23,9 @@ from einops import rearrange
 from torch import Tensor
 
 from flexseq.functional.blocks import Axis, choose_axes, cut, join, overlap_add, spread
+from flexseq.functional.circular_conv import product_of_spectra
+from flexseq.functional.fft_length import fft_length
+from flexseq.functional.programs import as_integers
 
 WORKING_SET = 2**20
 """Numbers that a chunk of frequencies may take: what stays in a processor's cache."""
@@ -360,7 +363,7 @@ def _(grad, x, basis, weight, before, groups, method, needs):
 
 
 class KernelConv(torch.autograd.Function):
-    """`kernel_conv` with its gradient; not differentiable twice, nor in forward mode, and torch says so."""
+    """`kernel_conv` with its gradient, which may be differentiated again; not in forward mode, and torch says so."""
 
     generate_vmap_rule = True
 
@@ -375,11 +378,13 @@ class KernelConv(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
+        if torch.is_grad_enabled():
+            return _differentiable_gradients(lambda kernel: kernel, ctx, grad)
         return _gradients(kernel_conv_backward, ctx, grad)
 
 
 class BasisConv(torch.autograd.Function):
-    """`basis_conv` with its gradient; not differentiable twice, nor in forward mode, and torch says so."""
+    """`basis_conv` with its gradient, which may be differentiated again; not in forward mode, and torch says so."""
 
     generate_vmap_rule = True
 
@@ -394,6 +399,8 @@ class BasisConv(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
+        if torch.is_grad_enabled():
+            return _differentiable_gradients(lambda basis, weight: torch.tensordot(weight, basis, 1), ctx, grad)
         return _gradients(basis_conv_backward, ctx, grad)
 
 
@@ -407,3 +414,31 @@ def _gradients(operator: Callable[..., tuple[Tensor, ...]], ctx: Any, grad: Tens
         gradients = [gradient if needed else None for gradient, needed in zip(computed, needs, strict=True)]
     bias = grad.sum([0, *range(2, grad.ndim)]) if needs_bias else None
     return *gradients, bias, *[None] * len(options)
+
+
+def _differentiable_gradients(kernel_of: Callable[..., Tensor], ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """`_gradients` with a graph of its own, where somebody wants gradients of gradients: by torch's transforms of the whole signal."""
+    tensors, (before, groups, _) = ctx.saved_tensors, ctx.options
+    *needs, needs_bias = ctx.needs_input_grad[: len(tensors) + 1]
+    gradients: list[Tensor | None] = [None] * len(tensors)
+    if any(needs):
+        with torch.enable_grad():
+            x, *parts = tensors
+            y = plain_conv(x, kernel_of(*parts), before, groups)
+            wanted = [tensor for tensor, needed in zip(tensors, needs, strict=True) if needed]
+            computed = iter(torch.autograd.grad(y, wanted, grad, create_graph=True))
+        gradients = [next(computed) if needed else None for needed in needs]
+    bias = grad.sum([0, *range(2, grad.ndim)]) if needs_bias else None
+    return *gradients, bias, *[None] * len(ctx.options)
+
+
+def plain_conv(x: Tensor, kernel: Tensor, before: Sequence[int], groups: int) -> Tensor:
+    """The convolution by one transform of the whole signal in torch's own operators, which can be differentiated any number of times."""
+    axes = list(range(2, x.ndim))
+    taps, grid = as_integers(kernel.shape[2:]), as_integers(x.shape[2:])
+    points = [fft_length(size + count - 1) for size, count in zip(grid, taps, strict=True)]
+    spectrum = product_of_spectra(torch.fft.rfftn(x, points, axes), torch.fft.rfftn(kernel, points, axes).conj(), groups)
+    y = torch.roll(torch.fft.irfftn(spectrum, points, axes), list(before), axes)
+    for axis, size in zip(axes, grid, strict=True):
+        y = y.narrow(axis, 0, size)
+    return y

@@ -45,6 +45,9 @@ def state_conv(x: Tensor, state: Tensor, sampled: Sampled | None = None, *, grou
         (batch, out_channels, *grid), in x's dtype, computed in float32 at least.
     """
     dtype = torch.promote_types(x.dtype, torch.float32)
+    if x.shape[0] == 0:  # which some transforms refuse; with a gradient of zeros
+        empty = x.new_zeros(0, state.shape[-2], *x.shape[2:], dtype=dtype) + 0 * x.sum()
+        return empty if sampled is None else empty + 0 * sampled.values.sum()
     with torch.autocast(x.device.type, enabled=False):
         values = None if sampled is None else sampled.values.to(dtype)
         positions, rate = (None, 0.0) if sampled is None else (sampled.positions, sampled.rate)

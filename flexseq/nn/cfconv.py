@@ -166,7 +166,7 @@ class CFConv(ConvLayer):
             InputError: another number of axes or channels; another size; training at another resolution than 1.
         """
         self._check_input(x, self.real.weights[0].dtype)
-        if 0 in x.shape:
+        if 0 in x.shape[2:]:
             raise InputError(f"{type(self).__name__} expected at least one sample, got shape {tuple(x.shape)}")
         if not torch.compiler.is_compiling():
             self._read_code()

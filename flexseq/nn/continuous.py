@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from flexseq.errors import InputError, unknown_name
 from flexseq.functional import basis_long_conv
 from flexseq.functional.long_conv import METHODS
+from flexseq.functional.programs import is_recorded_now, unrecorded
 from flexseq.kernels import KernelFactory, make_kernel
 from flexseq.nn.layer import ConvLayer, agreed_on, is_readable
 from flexseq.nn.mask import GaussianMask
@@ -122,7 +123,7 @@ class ContinuousConv(ConvLayer):
             assert crop is not None
         kept = None
         replica = getattr(self, "_is_replica", False)  # of nn.DataParallel: made for one call, without parameters to compare
-        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or replica:
+        if self.training or torch.is_grad_enabled() or is_recorded_now() or replica:
             basis, weight = self._mix(crop.keep)
         else:
             kernel = crop.kernel or self._kernel_to_keep(crop.keep)
@@ -158,9 +159,7 @@ class ContinuousConv(ConvLayer):
         """
         (kept,) = read_crops([self])
         assert kept is not None
-        assert self.kernel_size is not None
-        around = [taps_around(size, causal=self.causal, ratio=self.ratio) for size in self.kernel_size]
-        return self._mix(kept.keep if crop else [(0, before + after + 1) for before, after in around])
+        return self._mix(kept.keep if crop else self._all_taps())
 
     def kernel_norm(self, crop: Crop | None = None) -> Tensor:
         """||sampled kernel||_2, without sampling the kernel: ||W B||^2 = tr(W B B' W') for a basis B and a readout W. A scalar.
@@ -212,7 +211,7 @@ class ContinuousConv(ConvLayer):
         """
         with torch.autocast(self._device.type, enabled=False):  # positions need more digits than half precision has
             taps = math.prod([stop - start for start, stop in keep])
-            if torch.is_grad_enabled() and not torch.compiler.is_compiling() and taps >= CHECKPOINTED_FROM:
+            if torch.is_grad_enabled() and not is_recorded_now() and taps >= CHECKPOINTED_FROM:
                 # Cheap to make again in the backward pass, costly to keep: some thirty tensors of this size.
                 basis = checkpoint(self._basis, keep, use_reentrant=False, preserve_rng_state=False)
             else:
@@ -225,7 +224,15 @@ class ContinuousConv(ConvLayer):
         positions = self._positions(keep)
         basis = self.kernel_network.basis(positions)
         basis = torch.cat([basis, torch.ones_like(basis[:1])])  # the readout's bias is the weight of a constant
-        return self._weighted(basis if self.mask is None else basis * self.mask(positions), keep)
+        return self._weighted(basis if self.mask is None else basis * self._window(positions, keep), keep)
+
+    def _window(self, positions: Tensor, keep: Keep) -> Tensor:
+        """The mask at the taps; zero outside of the crop, where that could not be read and `keep` has all taps."""
+        assert self.mask is not None
+        window = self.mask(positions)
+        if is_readable(self.mask.sigma):
+            return window
+        return window * self.mask.inside(self.known_size(), causal=self.causal, ratio=self.ratio).to(window.dtype)
 
     def _weighted(self, basis: Tensor, keep: Keep) -> Tensor:
         """Functions at the taps times what the taps count at the layer's resolution."""
@@ -246,6 +253,10 @@ class ContinuousConv(ConvLayer):
         assert self.kernel_size is not None
         around = [taps_around(size, causal=self.causal, ratio=self.ratio)[0] for size in self.kernel_size]
         return [before - start for before, (start, _) in zip(around, keep, strict=True)]
+
+    def _all_taps(self) -> list[tuple[int, int]]:
+        around = [taps_around(size, causal=self.causal, ratio=self.ratio) for size in self.known_size()]
+        return [(0, before + after + 1) for before, after in around]
 
     @property
     def _device(self) -> torch.device:
@@ -332,6 +343,12 @@ def read_crops(layers: Sequence[nn.Module], grid: Sequence[int] | None = None) -
     Returns:
         For each layer its crop, to be given to its `forward`.
     """
+    continuous = [layer for layer in layers if isinstance(layer, ContinuousConv)]
+    if any(layer.mask is not None and not is_readable(layer.mask.sigma) for layer in continuous):  # as while a program is exported
+        return [Crop(layer._all_taps()) if isinstance(layer, ContinuousConv) else None for layer in layers]
+    if torch.jit.is_tracing():
+        with unrecorded():
+            return _read_crops(layers, None if grid is None else [int(n) for n in grid], False)
     return _read_crops(layers, grid, not torch.is_grad_enabled() and not torch.compiler.is_compiling())
 
 
@@ -361,8 +378,7 @@ def _read_crops(layers: Sequence[nn.Module], grid: Sequence[int] | None, kept: b
         if layer.kernel_size is None:
             raise InputError(f"{type(layer).__name__} has no kernel size yet: give kernel_size, or an input first")
         if layer.mask is None:
-            around = [taps_around(size, causal=layer.causal, ratio=layer.ratio) for size in layer.kernel_size]
-            keep = [(0, before + after + 1) for before, after in around]
+            keep = layer._all_taps()
         else:
             keep = layer.mask.kept_taps(layer.kernel_size, rows[layer.mask], causal=layer.causal, ratio=layer.ratio)
             if layer.training and torch.is_grad_enabled():

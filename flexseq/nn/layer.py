@@ -9,9 +9,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.fx import Proxy
 
 from flexseq.checks import LARGEST, check_integers, check_tensor, is_integer
 from flexseq.errors import InputError
+from flexseq.functional.programs import as_integers, unrecorded
 from flexseq.nn.sizes import DIGITS, KernelSize, decode, encode
 
 MOST_CHANNELS = 2**24
@@ -109,6 +111,8 @@ class ConvLayer(nn.Module):
             thoroughly: look at the numbers even where no version says that they changed, as where something wrote through `.data`.
         """
         code = self.kernel_size_code
+        if torch.jit.is_tracing():
+            return
         if not is_readable(code) or getattr(self, "_is_replica", False):
             return
         version = self._code_version()
@@ -126,7 +130,8 @@ class ConvLayer(nn.Module):
     @torch.compiler.disable
     def _size_from(self, grid: Sequence[int]) -> None:
         """Take the size from an input's, once."""
-        with SIZING:
+        grid = as_integers(grid)
+        with SIZING, unrecorded():
             self._read_code(thoroughly=True)
             if not self._needs_size():
                 return
@@ -193,6 +198,13 @@ class ConvLayer(nn.Module):
         if self.kernel_size is None:
             raise InputError(f"{type(self).__name__} has no kernel size yet: give kernel_size, or an input first")
         return self.kernel_size
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        tracer = getattr(next((value for value in arguments if isinstance(value, Proxy)), None), "tracer", None)
+        if tracer is None:
+            return super().__call__(*arguments, **options)
+        # To torch.fx a layer is a whole, as torch's own are: what it does depends on its state.
+        return tracer.create_proxy("call_module", tracer.path_of_module(self), arguments, options)
 
     def _check_input(self, x: Tensor, dtype: torch.dtype) -> None:
         name = type(self).__name__

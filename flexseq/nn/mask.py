@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from flexseq.functional import gaussian_mask
 from flexseq.functional.band_limits import gaussian_band_limit
-from flexseq.positions import kept_taps
+from flexseq.positions import kept_taps, taps_inside
 
 
 class GaussianMask(nn.Module):
@@ -66,6 +66,16 @@ class GaussianMask(nn.Module):
             cos, sin = math.cos(row[-1]), math.sin(row[-1])
             sigma = [math.hypot(cos * sigma[0], sin * sigma[1]), math.hypot(sin * sigma[0], cos * sigma[1])]
         return kept_taps(kernel_size, mean, sigma, threshold=self.threshold, causal=causal, ratio=ratio)
+
+    def inside(self, kernel_size: tuple[int, ...], *, causal: bool, ratio: float = 1.0) -> Tensor:
+        """Which taps `kept_taps` keeps, as a tensor made of tensors, for programs that cannot read values: (*taps), of bools."""
+        ndim = len(kernel_size)
+        row = self.parameters_in_a_row().to(torch.float64)
+        mean, sigma = row[:ndim], row[ndim : 2 * ndim].abs()
+        if self.angle is not None:
+            cos, sin = row[-1].cos(), row[-1].sin()
+            sigma = torch.stack([torch.hypot(cos * sigma[0], sin * sigma[1]), torch.hypot(sin * sigma[0], cos * sigma[1])])
+        return taps_inside(kernel_size, mean, sigma, threshold=self.threshold, causal=causal, ratio=ratio)
 
     def extra_repr(self) -> str:
         return f"threshold={self.threshold}, rotated={self.angle is not None}"

@@ -13,6 +13,7 @@ from flexseq.arguments import records_arguments
 from flexseq.errors import InputError, unknown_name
 from flexseq.functional.circular_conv import as_correlation, checked_grid, circular_conv, half_grid, mirrored
 from flexseq.functional.long_conv import long_conv
+from flexseq.functional.programs import as_integers, is_recorded_now
 from flexseq.kernels import KERNELS, MLP, KernelFactory, make_kernel
 from flexseq.nn.layer import ConvLayer
 from flexseq.nn.sizes import KernelSize
@@ -127,9 +128,9 @@ class NIFFConv(ConvLayer):
             InputError: another number of axes or channels, or another dtype than the parameters'.
         """
         self._check_input(x, self.real.readout.bias.dtype)
-        if 0 in x.shape:
+        if 0 in x.shape[2:]:
             raise InputError(f"{type(self).__name__} expected at least one sample, got shape {tuple(x.shape)}")
-        grid = x.shape[2:]
+        grid = as_integers(x.shape[2:])
         x = self._padded(x)
         if not torch.compiler.is_compiling():
             self._read_code()
@@ -139,8 +140,9 @@ class NIFFConv(ConvLayer):
             self._say_size(grid)
         if self.linear:
             return long_conv(x, self._kept_or_made(self._own_grid()).to(x.dtype), self.bias, groups=self.groups)
-        y = circular_conv(x, self._kept_or_made(x.shape[2:]), self.bias, groups=self.groups)
-        for axis, (size, whole) in enumerate(zip(grid, x.shape[2:], strict=True), start=2):
+        padded = as_integers(x.shape[2:])
+        y = circular_conv(x, self._kept_or_made(padded), self.bias, groups=self.groups)
+        for axis, (size, whole) in enumerate(zip(grid, padded, strict=True), start=2):
             y = y.narrow(axis, (whole - size) // 2, size)
         return y
 
@@ -176,6 +178,8 @@ class NIFFConv(ConvLayer):
         And at another resolution, which of the frequencies pass: (frequencies,).
         """
         key = grid, self._whole(), self.ratio, self.as_published, self.in_cycles, dtype, device
+        if torch.jit.is_tracing():
+            return self._make_positions(grid, dtype, device)
         if self._asked is None or self._asked[0] != key:
             with torch.inference_mode(False):  # it is kept for later calls, which may need gradients
                 self._asked = key, *self._make_positions(grid, dtype, device)
@@ -220,7 +224,7 @@ class NIFFConv(ConvLayer):
 
     def _kept_or_made(self, grid: Sequence[int]) -> Tensor:
         parameter = self.real.readout.bias
-        keeps = not (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling()) and parameter.device.type == "cpu"
+        keeps = not (self.training or torch.is_grad_enabled() or is_recorded_now()) and parameter.device.type == "cpu"
         if not keeps:  # on a GPU the comparison would make the host wait, and the networks are small
             return self._made(grid)
         values = torch.cat([value.detach().flatten() for part in (self.real, self.imaginary) for value in _values(part)])
@@ -237,7 +241,7 @@ class NIFFConv(ConvLayer):
         if self.padding is None:
             return x
         # As much of the image as in training: half its samples there, rounded down.
-        amounts = [round(self.ratio * (round(size / self.ratio) // 2)) for size in reversed(x.shape[2:]) for _ in range(2)]
+        amounts = [round(self.ratio * (round(size / self.ratio) // 2)) for size in reversed(as_integers(x.shape[2:])) for _ in range(2)]
         return F.pad(x, amounts, mode=PADDINGS[self.padding])
 
     def _say_size(self, grid: Sequence[int]) -> None:

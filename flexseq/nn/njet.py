@@ -12,6 +12,7 @@ from flexseq.checks import check_numbers, is_integer
 from flexseq.errors import InputError
 from flexseq.kernels.hermite import Hermite
 from flexseq.nn.continuous import ContinuousConv
+from flexseq.nn.layer import is_readable
 from flexseq.nn.mask import GaussianMask
 from flexseq.positions import Keep, tap_positions
 
@@ -100,7 +101,10 @@ class NJetConv(ContinuousConv):
         power = -0.5 * offsets.square().sum(0)
         for size, width in zip(self.kernel_size, sigma, strict=True):
             power = power - self._log_sum_over_taps(size, width)
-        return self._weighted(torch.cat([basis, torch.ones_like(basis[:1])]) * power.exp(), keep)
+        window = power.exp()
+        if not is_readable(self.mask.sigma):  # `keep` has all taps then
+            window = window * self.mask.inside(self.kernel_size, causal=self.causal, ratio=self.ratio).to(window.dtype)
+        return self._weighted(torch.cat([basis, torch.ones_like(basis[:1])]) * window, keep)
 
     def _log_sum_over_taps(self, size: int, width: Tensor) -> Tensor:
         """The logarithm of the sum of exp(-1/2 (x / width)^2) along an axis, at ratio 1 and without a crop."""
