@@ -3,7 +3,9 @@
 import json
 import os
 import re
+import tempfile
 import warnings
+import zipfile
 from typing import Any
 
 import torch
@@ -91,6 +93,22 @@ def load(path: str | os.PathLike, *, device: torch.device | str = "cpu") -> nn.M
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"{path} does not hold a {metadata.get('class')} of this version of flexseq: {reason}") from error
     return model.to(device).eval()
+
+
+def load_from_zip(path: str | os.PathLike) -> nn.Module:
+    """The network in a zip file of an estimator.
+
+    Raises:
+        InputError: there is none in it.
+    """
+    try:
+        with zipfile.ZipFile(path) as file, tempfile.TemporaryDirectory() as folder:
+            part = os.path.join(folder, "model.safetensors")
+            with open(part, "wb") as out:
+                out.write(file.read("model.safetensors"))
+            return load(part)
+    except (KeyError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+        raise InputError(f"{path} holds no network of an estimator: {error}") from error
 
 
 def _inside(model: nn.Module) -> nn.Module:

@@ -239,3 +239,45 @@ def test_nothing_to_report(tmp_path):
         write_report(nn.Linear(2, 2), tmp_path)
     with pytest.raises(fs.InputError, match=r"once it is finished"):
         load_model(tmp_path)
+
+
+def test_causal_kernels_are_reported_in_samples_up_to_the_current_one(tmp_path):
+    model = fs.FlexTCN(1, 2, depth=2, width=4, kernel_size=64, mask_sigma=0.3)
+    rows = [row for row in table(model) if row["kind"] == "FlexConv1d"]
+    assert {row["grid"] for row in rows} == {"64"}
+    crop = model.blocks[0].conv1.sample_kernel().shape[-1]
+    for row, layer in zip(rows, [conv for block in model.blocks for conv in (block.conv1, block.conv2)], strict=True):
+        kernels = layer.sample_kernel(crop=False).detach().flatten(0, 1).abs()
+        shares = kernels.flip(1).cumsum(1) / kernels.sum(1, keepdim=True)
+        assert row["size"] == pytest.approx(float((shares >= 0.95 - 1e-6).int().argmax(1).add(1).double().mean()))
+        assert row["mass_5"] == pytest.approx(float(shares[:, 4].mean()), abs=1e-4)
+        assert row["size"] < crop + 5
+    text = write_report(model, tmp_path).read_text()
+    assert "of 64 samples (FlexConv1d" in text
+    assert "of 127" not in text
+    assert "square" not in text
+    assert "red above" not in text
+    assert "within the last samples, up to the current one" in text
+
+
+def test_kernels_of_nan_are_named(tmp_path):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3))
+    with torch.no_grad():
+        model[0].weight[0, 0, 0, 0] = float("nan")
+    with pytest.raises(fs.InputError, match="0 has a kernel of NaN or infinite values"):
+        write_report(model, tmp_path / "rep")
+    assert not (tmp_path / "rep").exists()
+
+
+def test_an_estimators_file_is_reported(tmp_path):
+    import numpy as np
+
+    from flexseq.estimators import FlexTCNClassifier
+
+    fitted = FlexTCNClassifier(depth=1, width=4, epochs=1, random_state=0).fit(np.random.default_rng(0).normal(size=(8, 1, 12)), [0, 1] * 4)
+    fitted.save(tmp_path / "c")
+    done = subprocess.run(
+        [sys.executable, "-m", "flexseq.analysis", str(tmp_path / "c.zip"), "--out", str(tmp_path / "out")], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "of 12 samples" in (tmp_path / "out" / "report.html").read_text()

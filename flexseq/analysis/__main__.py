@@ -13,7 +13,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 @app.command(help="Write one self-contained HTML report on the kernels of a trained network: sizes, shapes, principal components.")
 def report(
-    source: Annotated[Path, typer.Argument(metavar="RUN_OR_FILE", help="a finished run's folder, or a file of flexseq.save")],
+    source: Annotated[
+        Path, typer.Argument(metavar="RUN_OR_FILE", help="a finished run's folder, a file of flexseq.save, or an estimator's zip")
+    ],
     out: Annotated[Path, typer.Option(help="the folder for report.html")],
 ) -> None:
     with failing_in_one_sentence(""):

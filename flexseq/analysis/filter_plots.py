@@ -33,11 +33,19 @@ def plot_mass(stages: Mapping[str, Filters]) -> "Figure":
         if not len(shares):
             continue
         mean, std = shares.mean(0), shares.std(0) if len(shares) > 1 else torch.zeros(len(sizes))
+        sizes = [one.reach(size) for size in sizes]
         (line,) = axis.plot(sizes, mean.numpy(), marker="o", markersize=3, label=_label(name, one, ", "))
         low, high = (mean - std).clamp(0, 1).numpy(), (mean + std).clamp(0, 1).numpy()
         axis.fill_between(sizes, low, high, color=line.get_color(), alpha=0.12, linewidth=0)
         largest = max(largest, sizes[-1])
-    axis.set(xlabel="side of the centred square, samples", ylabel="share of the kernels' mass", ylim=(0, 1.03), xlim=(0, largest + 1))
+    kinds = {(one.kernels.ndim == 2, one.causal) for one in stages.values()}
+    where = "last samples, up to the current one" if kinds == {(True, True)} else "samples around the current one"
+    axis.set(
+        xlabel=where if all(of_time for of_time, _ in kinds) else "side of the centred square, samples",
+        ylabel="share of the kernels' mass",
+        ylim=(0, 1.03),
+        xlim=(0, largest + 1),
+    )
     axis.grid(alpha=0.3)
     if axis.lines:
         axis.legend(fontsize=7, ncols=1 + len(stages) // 8)
@@ -53,11 +61,11 @@ def plot_kernels(stages: Mapping[str, Filters], count: int = 10) -> "Figure":
     rows = []
     for name, one in stages.items():
         order = one.kernels.abs().flatten(1).sum(1).argsort(descending=True)[:count]
-        chosen = one.kernels[order]
-        rows.append((_label(name, one), chosen, [""] * len(chosen)))
-        if max(one.grid) > ZOOM:
-            rows.append((f"middle {ZOOM}", _middle(chosen), [""] * len(chosen)))
-    return _rows(rows, count, symmetric=True)
+        chosen = one.shown[order]
+        rows.append((_label(name, one), chosen, [""] * len(chosen), one.causal))
+        if max(one.extent) > ZOOM:
+            rows.append((f"{'last' if one.causal else 'middle'} {ZOOM}", _near(chosen, one.causal), [""] * len(chosen), one.causal))
+    return _rows(rows, count)
 
 
 def plot_components(stages: Mapping[str, Filters], count: int = COMPONENTS) -> "Figure":
@@ -68,9 +76,9 @@ def plot_components(stages: Mapping[str, Filters], count: int = COMPONENTS) -> "
     """
     rows = []
     for name, one in stages.items():
-        components, explained = principal_components(one.kernels, count)
-        rows.append((_label(name, one), _middle(components), [f"{100 * share:.0f} %" for share in explained]))
-    return _rows(rows, count, symmetric=True)
+        components, explained = principal_components(one.shown, count)
+        rows.append((_label(name, one), _near(components, one.causal), [f"{100 * share:.0f} %" for share in explained], one.causal))
+    return _rows(rows, count)
 
 
 def plot_spectrum_components(stages: Mapping[str, Filters], count: int = COMPONENTS) -> "Figure":
@@ -83,8 +91,8 @@ def plot_spectrum_components(stages: Mapping[str, Filters], count: int = COMPONE
     for name, one in stages.items():
         for part, values in (("real", one.spectra.real), ("imaginary", one.spectra.imag)):
             components, explained = principal_components(values, count)
-            rows.append((f"{name}\n{part}", components, [f"{100 * share:.0f} %" for share in explained]))
-    return _rows(rows, count, symmetric=True)
+            rows.append((f"{name}\n{part}", components, [f"{100 * share:.0f} %" for share in explained], False))
+    return _rows(rows, count)
 
 
 def plot_sigma_ratios(rows: list[dict[str, Any]]) -> "Figure":
@@ -118,25 +126,26 @@ def plot_sigma_ratios(rows: list[dict[str, Any]]) -> "Figure":
 
 def _label(name: str, one: Filters, between: str = "\n") -> str:
     """A stage's name and its kernels' size, which some names have in them."""
-    grid = "x".join(map(str, one.grid))
+    grid = "x".join(map(str, one.extent))
     return name if grid in name else f"{name}{between}{grid}"
 
 
-def _middle(values: Tensor) -> Tensor:
+def _near(values: Tensor, causal: bool) -> Tensor:
+    """The samples next to the current one, which is the last of causal kernels and in the middle of others."""
     for axis in range(1, values.ndim):
         size = values.shape[axis]
         if size > ZOOM:
-            values = values.narrow(axis, size // 2 - ZOOM // 2, ZOOM)
+            values = values.narrow(axis, size - ZOOM if causal else size // 2 - ZOOM // 2, ZOOM)
     return values
 
 
-def _rows(rows: list[tuple[str, Tensor, list[str]]], columns: int, *, symmetric: bool) -> "Figure":
-    """Images (or curves) in rows, each of its own scale of colours around 0."""
+def _rows(rows: list[tuple[str, Tensor, list[str], bool]], columns: int) -> "Figure":
+    """Images in rows, each of its own scale of colors around 0; or curves over samples from the current one, which a causal one ends at."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(1.6 + 1.15 * columns, 0.4 + 1.3 * len(rows)), layout="constrained")
     grid: Any = figure.subplots(len(rows), columns, squeeze=False)
-    for axes, (name, images, labels) in zip(grid, rows, strict=True):
+    for axes, (name, images, labels, causal) in zip(grid, rows, strict=True):
         for axis in axes:
             axis.set(xticks=[], yticks=[])
             axis.set_frame_on(False)
@@ -144,9 +153,12 @@ def _rows(rows: list[tuple[str, Tensor, list[str]]], columns: int, *, symmetric:
         for axis, image, label in zip(axes, images, labels, strict=False):
             height = image.abs().max().item() or 1.0
             if image.ndim == 1:
-                axis.plot(range(-(len(image) // 2), len(image) - len(image) // 2), image.numpy(), linewidth=1)
+                first = 1 - len(image) if causal else -(len(image) // 2)
+                axis.plot(range(first, first + len(image)), image.numpy(), linewidth=1)
+                axis.set_xticks([first, 0])
+                axis.tick_params(labelsize=6, length=2)
                 axis.axhline(0, color="0.7", linewidth=0.5)
             else:
-                axis.imshow(image.numpy(), cmap="RdBu_r", vmin=-height if symmetric else 0, vmax=height, interpolation="nearest")
+                axis.imshow(image.numpy(), cmap="RdBu_r", vmin=-height, vmax=height, interpolation="nearest")
             axis.set_title(label, fontsize=7)
     return figure

@@ -33,17 +33,36 @@ class Filters:
             an odd number of samples with the present one in the middle.
         spectra: (kernels, *bins), their Fourier transforms as convolutions, frequency 0 in the middle (of an even number the one after it);
             of NIFF and CF-Conv on their own bins, of others on the grid of `kernels`.
+        causal: whether the kernels see the present and the past alone: half of each is zeros.
     """
 
     layer: str
     kind: str
     kernels: Tensor
     spectra: Tensor
+    causal: bool = False
 
     @property
     def grid(self) -> tuple[int, ...]:
         """Samples along each axis."""
         return tuple(self.kernels.shape[1:])
+
+    @property
+    def extent(self) -> tuple[int, ...]:
+        """Samples along each axis that the kernels can use; of causal ones those up to the current one."""
+        return tuple(self.reach(size) for size in self.grid)
+
+    def reach(self, window: int) -> int:
+        """Samples of a centred window that the kernels can use: of causal ones, those up to the current one."""
+        return (window + 1) // 2 if self.causal else window
+
+    @property
+    def shown(self) -> Tensor:
+        """The kernels without the half that is zeros because they are causal: (kernels, *grid)."""
+        kernels = self.kernels
+        for axis, size in enumerate(self.extent, start=1):
+            kernels = kernels.narrow(axis, 0, size)
+        return kernels
 
 
 @torch.no_grad()
@@ -67,12 +86,14 @@ def spatial_filters(model: nn.Module, size: int | None = None) -> list[Filters]:
         sampled = _sampled(module)
         if sampled is None or max(sampled[0].shape[2:]) == 1:
             continue
-        kernel, present = sampled
+        kernel, present, causal = sampled
         kernels = _centred(kernel.flatten(0, 1).float().cpu(), present)
         if size is not None:
             kernels = _resized(kernels, size)
         spectra = _own_spectra(module) if isinstance(module, NIFFConv | CFConv) else _spectra(kernels)
-        found.append(Filters(name or type(module).__name__, type(module).__name__, kernels, spectra))
+        if not kernels.isfinite().all():
+            raise InputError(f"{name or type(module).__name__} has a kernel of NaN or infinite values, of which there is nothing to report")
+        found.append(Filters(name or type(module).__name__, type(module).__name__, kernels, spectra, causal))
     return found
 
 
@@ -94,15 +115,16 @@ def by_stage(filters: Sequence[Filters], stage: Callable[[str], str] = stage_of)
     """Filters of a stage put together; within one stage, those of each grid."""
     groups: dict[tuple[str, Any], list[Filters]] = {}
     for one in filters:
-        groups.setdefault((stage(one.layer), (one.grid, one.spectra.shape[1:])), []).append(one)
+        groups.setdefault((stage(one.layer), (one.grid, one.spectra.shape[1:], one.causal)), []).append(one)
     names = [name for name, _ in groups]
     joined: dict[str, Filters] = {}
-    for (name, (grid, bins)), members in groups.items():
-        label = name if names.count(name) == 1 else f"{name} ({'x'.join(map(str, grid))})"
+    for (name, (grid, bins, causal)), members in groups.items():
+        extent = Filters("", "", members[0].kernels, members[0].spectra, causal).extent
+        label = name if names.count(name) == 1 else f"{name} ({'x'.join(map(str, extent))})"
         if label in joined:  # of the same size, but with other bins
             label = f"{label}, spectra of {'x'.join(map(str, bins))}"
         kernels, spectra = torch.cat([one.kernels for one in members]), torch.cat([one.spectra for one in members])
-        joined[label] = Filters(label, members[0].kind, kernels, spectra)
+        joined[label] = Filters(label, members[0].kind, kernels, spectra, causal)
     return joined
 
 
@@ -228,7 +250,8 @@ def table(model_or_filters: nn.Module | Sequence[Filters], *, share: float = 0.9
 
     Returns:
         Dicts of `layer`, `stage`, `kind`, `grid`, `kernels`, `zeros` (kernels without mass), `size` and `size_std` (effective size for that
-        share of the mass, mean and standard deviation), and of each window `mass_3`, `mass_5`, `mass_7` (mean share within).
+        share of the mass, mean and standard deviation), `causal`, and of each window `mass_3`, `mass_5`, `mass_7` (mean share within).
+        Windows are centred; of causal kernels they are the last samples, up to the current one, and so are `grid` and `size`.
     """
     filters = spatial_filters(model_or_filters) if isinstance(model_or_filters, nn.Module) else model_or_filters
     rows = []
@@ -240,14 +263,16 @@ def table(model_or_filters: nn.Module | Sequence[Filters], *, share: float = 0.9
             "layer": one.layer,
             "stage": stage_of(one.layer),
             "kind": one.kind,
-            "grid": "x".join(map(str, one.grid)),
+            "grid": "x".join(map(str, one.extent)),
             "kernels": len(one.kernels),
             "zeros": int((~there).sum()),
-            "size": float(effective[there].mean()),
-            "size_std": float(effective[there].std()) if there.sum() > 1 else 0.0,
+            "size": float(one.reach(1) + (effective[there] - 1).mean() / (2 if one.causal else 1)),
+            "size_std": float(effective[there].std()) / (2 if one.causal else 1) if there.sum() > 1 else 0.0,
+            "causal": one.causal,
         }
         for window in (3, 5, 7):
-            within = shares[there][:, sizes.index(window)] if window in sizes else torch.ones(int(there.sum()))
+            whole = 2 * window - 1 if one.causal else window
+            within = shares[there][:, sizes.index(whole)] if whole in sizes else torch.ones(int(there.sum()))
             row[f"mass_{window}"] = float(within.mean())
         rows.append(row)
     return rows
@@ -257,8 +282,8 @@ def mass_table(stages: Mapping[str, Filters]) -> list[dict[str, Any]]:
     """The curves of the mass over the window: one row for each stage and window, as pandas.DataFrame takes them.
 
     Returns:
-        Dicts of `stage`, `grid`, `window` (side of the centred square), `mean` and `std` of the share within it, over the `kernels` that
-        have any mass.
+        Dicts of `stage`, `grid`, `window` (side of the centred square; of causal kernels, the last samples), `mean` and `std` of the share
+        within it, over the `kernels` that have any mass.
 
     Source:
         NIFF, Eq. 6 and Fig. 4.
@@ -270,8 +295,8 @@ def mass_table(stages: Mapping[str, Filters]) -> list[dict[str, Any]]:
         for size, values in zip(sizes, shares.T, strict=True):
             std = float(values.std()) if len(values) > 1 else 0.0
             mean = float(values.mean()) if len(values) else float("nan")
-            grid = "x".join(map(str, one.grid))
-            rows.append({"stage": name, "grid": grid, "window": size, "mean": mean, "std": std, "kernels": len(values)})
+            grid = "x".join(map(str, one.extent))
+            rows.append({"stage": name, "grid": grid, "window": one.reach(size), "mean": mean, "std": std, "kernels": len(values)})
     return rows
 
 
@@ -326,16 +351,16 @@ def _evenly(values: Tensor, most: int) -> Tensor:
     return values[:: max(1, -(-len(values) // most))]
 
 
-def _sampled(module: nn.Module) -> tuple[Tensor, list[int]] | None:
-    """A layer's kernel, (out, in / groups, *taps), and its present tap along each axis."""
+def _sampled(module: nn.Module) -> tuple[Tensor, list[int], bool] | None:
+    """A layer's kernel, (out, in / groups, *taps), its current tap along each axis, and whether it is causal."""
     if isinstance(module, ContinuousConv):
         if module.kernel_size is None:
             raise InputError(f"{type(module).__name__} has no kernel size yet: give it an input first")
         around = [taps_around(size, causal=module.causal, ratio=module.ratio) for size in module.kernel_size]
-        return module.sample_kernel(crop=False), [before for before, _ in around]
+        return module.sample_kernel(crop=False), [before for before, _ in around], module.causal
     if isinstance(module, NIFFConv | CFConv):
         kernel = module.sample_kernel()
-        return kernel, [(size - 1) // 2 for size in kernel.shape[2:]]
+        return kernel, [(size - 1) // 2 for size in kernel.shape[2:]], False
     if isinstance(module, nn.Conv1d | nn.Conv2d):
         if isinstance(module.weight, nn.UninitializedParameter):
             raise InputError(f"{type(module).__name__} has no weights yet: give it an input first")
@@ -345,7 +370,7 @@ def _sampled(module: nn.Module) -> tuple[Tensor, list[int]] | None:
                 spread = kernel.new_zeros(*kernel.shape[:axis], (kernel.shape[axis] - 1) * dilation + 1, *kernel.shape[axis + 1 :])
                 spread.index_copy_(axis, torch.arange(kernel.shape[axis], device=kernel.device) * dilation, kernel)
                 kernel = spread
-        return kernel, [size - 1 if causal else (size - 1) // 2 for size in kernel.shape[2:]]
+        return kernel, [size - 1 if causal else (size - 1) // 2 for size in kernel.shape[2:]], causal
     return None
 
 

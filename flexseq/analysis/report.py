@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import math
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,14 +61,20 @@ def write_report(model: nn.Module, folder: str | Path, *, title: str = "", size:
     kernels = sum(row["kernels"] for row in rows)
     cut = "" if size is None else f" Kernels are cut to {size} samples, or filled up with zeros, and shares are of what is left."
     parameters = sum(p.numel() for p in model.parameters())
+    of_time, causal = all(one.kernels.ndim == 2 for one in filters), [one.causal for one in filters]
+    window = (
+        "the last samples, up to the current one," if all(causal) else "windows around the current sample" if of_time else "centred squares"
+    )
+    of_causal = " Causal kernels are measured from the current sample back." if any(causal) and not all(causal) else ""
+    scale = "over the samples from the current one (0); the line is a weight of 0" if of_time else "red above and blue below 0"
     parts = [
         f"<h1>{html.escape(title or type(model).__name__)}</h1>",
         f"<p>{len(filters)} layers with {kernels:,} kernels of more than one tap; {parameters:,} parameters. "
         f"On average 95 % of a kernel's mass lies within {_sizes(rows)}.{cut}</p>",
         "<h2>How large are the kernels?</h2>",
-        _image(filter_plots.plot_mass(stages), "share of the mass over the size of a centred square"),
-        '<p class="note">The share of the sum of absolute values within centred squares; mean and standard deviation over the kernels of '
-        "each stage. Kernels without any mass are left out.</p>",
+        _image(filter_plots.plot_mass(stages), f"share of the mass over {window}"),
+        f'<p class="note">The share of the sum of absolute values within {window}; mean and standard deviation over the kernels of '
+        f"each stage. Kernels without any mass are left out.{of_causal}</p>",
         _table(
             rows,
             ("layer", "kind", "grid", "kernels", "zeros", "size", "size_std", "mass_3", "mass_5", "mass_7"),
@@ -75,11 +82,11 @@ def write_report(model: nn.Module, folder: str | Path, *, title: str = "", size:
         ),
         "<h2>The heaviest kernels</h2>",
         _image(filter_plots.plot_kernels(stages), "kernels"),
-        f'<p class="note">Each of its own scale, red above and blue below 0; larger ones a second time, their middle {filter_plots.ZOOM} '
-        "samples.</p>",
+        f'<p class="note">Each of its own scale, {scale}; larger ones a second time, the {filter_plots.ZOOM} samples next to the current '
+        "one.</p>",
         "<h2>Principal components of the kernels</h2>",
         _image(filter_plots.plot_components(stages), "principal components"),
-        f'<p class="note">The middle {filter_plots.ZOOM} samples, and the share of the variance that each explains.</p>',
+        f'<p class="note">The {filter_plots.ZOOM} samples next to the current one, and the share of the variance that each explains.</p>',
     ]
     sigmas = sigma_table(stages)
     if sigmas:
@@ -115,19 +122,19 @@ def write_report(model: nn.Module, folder: str | Path, *, title: str = "", size:
 
 
 def load_model(path: str | Path) -> nn.Module:
-    """The network of a run's folder, with its final weights, or of a file of `flexseq.save`.
+    """The network of a run's folder, with its final weights, of a file of `flexseq.save`, or of an estimator's zip.
 
     Raises:
         InputError: there is none.
     """
-    from flexseq.saving import load
+    from flexseq.saving import load, load_from_zip
 
     path = Path(path)
     file = path / "model.safetensors" if path.is_dir() else path
     if not file.is_file():
         where = "a folder of a run holds model.safetensors once it is finished" if path.is_dir() else "no such file"
         raise InputError(f"{path}: {where}")
-    return load(file)
+    return load_from_zip(file) if zipfile.is_zipfile(file) else load(file)
 
 
 def _sizes(rows: list[dict[str, Any]]) -> str:

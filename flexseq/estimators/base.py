@@ -88,6 +88,7 @@ class FlexTCNEstimator:
         """
         self._check_settings()
         X, labels = as_frames(X)
+        y = np.asarray(y) if isinstance(y, list | tuple) else y
         if np.iscomplexobj(y):
             raise InputError(f"y expected real numbers, got {np.asarray(y).dtype}")
         parent: Any = super()
