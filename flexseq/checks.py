@@ -81,10 +81,9 @@ def check_tensor(owner: str, name: str, value: Any) -> None:
         raise InputError(f"{owner} expected {name} to be a torch.Tensor, got {type(value).__name__}{hint}")
 
 
-def check_real(owner: str, **tensors: Tensor | None) -> None:
+def check_real(owner: str, **tensors: Tensor) -> None:
     """Raise InputError unless tensors hold real numbers in floating point."""
     for name, tensor in tensors.items():
-        if tensor is not None:
-            check_tensor(owner, name, tensor)
-            if not tensor.is_floating_point():
-                raise InputError(f"{owner} expected {name} of real numbers in floating point, got {tensor.dtype}")
+        check_tensor(owner, name, tensor)
+        if not tensor.is_floating_point():
+            raise InputError(f"{owner} expected {name} of real numbers in floating point, got {tensor.dtype}")

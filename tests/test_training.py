@@ -2,6 +2,9 @@
 
 import copy
 import csv
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -248,3 +251,21 @@ def test_files_are_synced_before_they_are_renamed(tmp_path, monkeypatch):
     with replacing(tmp_path / "a") as part:
         part.write_text("x")
     assert calls == ["fsync", "replace"]
+
+
+def test_a_torchvision_of_another_torch_does_no_harm(tmp_path):
+    """As PyPI's does beside a CPU build of torch: installed, and failing to import."""
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text('raise RuntimeError("operator torchvision::nms does not exist")')
+    (tmp_path / "torchvision-0.29.1.dist-info").mkdir()
+    (tmp_path / "torchvision-0.29.1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: torchvision\nVersion: 0.29.1\n")
+    code = """
+import numpy as np
+from flexseq.estimators import FlexTCNClassifier
+X = np.random.default_rng(0).normal(size=(8, 1, 12))
+print(FlexTCNClassifier(depth=1, width=4, epochs=1, random_state=0).fit(X, np.arange(8) % 2).predict(X).shape)
+"""
+    place = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run([sys.executable, "-c", code], env=place, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "(8,)"

@@ -118,7 +118,7 @@ def by_stage(filters: Sequence[Filters], stage: Callable[[str], str] = stage_of)
         groups.setdefault((stage(one.layer), (one.grid, one.spectra.shape[1:], one.causal)), []).append(one)
     names = [name for name, _ in groups]
     joined: dict[str, Filters] = {}
-    for (name, (grid, bins, causal)), members in groups.items():
+    for (name, (_, bins, causal)), members in groups.items():
         extent = Filters("", "", members[0].kernels, members[0].spectra, causal).extent
         label = name if names.count(name) == 1 else f"{name} ({'x'.join(map(str, extent))})"
         if label in joined:  # of the same size, but with other bins

@@ -16,6 +16,7 @@ import flexseq
 from flexseq.errors import InputError
 from flexseq.files import write_text
 from flexseq.processes import share
+from flexseq.torchmetrics_import import import_torchmetrics
 from flexseq.training.objective import OBJECTIVES
 
 RESULT = "result.json"
@@ -31,6 +32,7 @@ PACKAGES = ("torch", "numpy", "pytorch-lightning", "torchmetrics", "scikit-learn
 
 def confusion(predicted: torch.Tensor, true: torch.Tensor, num_classes: int) -> np.ndarray:
     """(true, predicted) counts."""
+    import_torchmetrics()
     from torchmetrics.functional.classification import multiclass_confusion_matrix
 
     return multiclass_confusion_matrix(predicted, true, num_classes).numpy()

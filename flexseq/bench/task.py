@@ -10,6 +10,9 @@ from flexseq.bench.recipes import TaskRecipe
 from flexseq.data.dataset import Dataset
 from flexseq.errors import InputError
 
+LARGEST = 2048
+"""Pixels along an edge; kernels as large as that take minutes each."""
+
 
 @dataclass(frozen=True)
 class Transfer:
@@ -31,6 +34,8 @@ class Transfer:
         for argument, size in (("source", self.source), ("target", self.target)):
             if size < 4:
                 raise InputError(f"--{argument} expected at least 4 px, got {size}")
+            if size > LARGEST:
+                raise InputError(f"--{argument} expected at most {LARGEST:,} px, got {size:,}")
 
 
 @dataclass(frozen=True)

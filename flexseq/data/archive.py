@@ -43,6 +43,8 @@ def load_archive(*, problem: str, folder: str | None = None, download: bool = Fa
     train, labels = _read(train_file)
     test, test_labels = _read(test_file)
     classes = sorted(set(labels))
+    if len(classes) < 2:
+        raise InputError(f"{train_file} expected series of at least two classes, got {classes[0]} alone")
     unseen = sorted(set(test_labels) - set(classes))
     if unseen:
         raise InputError(f"{test_file} holds series of the class {unseen[0]}, of which there is none to train on")

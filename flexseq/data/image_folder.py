@@ -24,6 +24,8 @@ IGNORED_FILES = ("thumbs.db", "desktop.ini")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 VALIDATION = 0.1
 """Share of the training pictures that choose the best epoch instead of training, where the folder has a test split."""
+LARGEST = 2048
+"""Pixels along an edge."""
 NAMED = 3
 """Unreadable files that a note names."""
 
@@ -93,6 +95,8 @@ def load_image_folder(
     """
     if size < 4:
         raise InputError(f"--size expected at least 4 px, got {size}")
+    if size > LARGEST:
+        raise InputError(f"--size expected at most {LARGEST:,} px, got {size:,}")
     base = existing_folder(folder)
     train, validation, test = (_folder_called(base, names) for names in (TRAINING, VALIDATING, TESTING))
     others = [place for place in (test, validation) if place is not None]

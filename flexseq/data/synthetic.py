@@ -7,11 +7,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flexseq.checks import is_integer
 from flexseq.data.dataset import IGNORED, Dataset, Split, as_it_is
 from flexseq.errors import InputError
 
 SYMBOLS, RECALLED, BLANK, GO = 8, 10, 0, 9
 SEEDS = {"train": 0, "validation": 1, "test": 2}
+
+
+LONGEST = 10**6
+"""Steps; a thousand such sequences take ten gigabytes."""
 
 
 def load_copy_memory(*, length: int = 1000, limit: int | None = None) -> Dataset:
@@ -62,8 +67,7 @@ def load_adding(*, length: int = 1000, limit: int | None = None) -> Dataset:
     Source:
         Hochreiter & Schmidhuber 1997; as in Bai et al. 2018.
     """
-    if length < 2:
-        raise InputError(f"--length expected at least 2, got {length}")
+    _check_length(length, 2)
 
     def make(samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng(seed)
@@ -82,8 +86,7 @@ def load_adding(*, length: int = 1000, limit: int | None = None) -> Dataset:
 def _splits(
     make: Callable[[int, int], tuple[np.ndarray, np.ndarray]], length: int, limit: int | None, transform: Callable[[Tensor], Tensor]
 ) -> tuple[Split, Split, Split]:
-    if length < 1:
-        raise InputError(f"--length expected at least 1, got {length}")
+    _check_length(length, 1)
     train = 10_000 if limit is None else limit
     sizes = {"train": train, "validation": min(train, 1_000), "test": min(train, 1_000)}
     made = []
@@ -91,6 +94,13 @@ def _splits(
         inputs, targets = make(sizes[name], seed)
         made.append(Split(inputs, targets, np.arange(sizes[name]), transform))
     return made[0], made[1], made[2]
+
+
+def _check_length(length: int, least: int) -> None:
+    if not is_integer(length) or length < least:
+        raise InputError(f"--length expected at least {least}, got {length!r}")
+    if length > LONGEST:
+        raise InputError(f"--length expected at most {LONGEST:,}, got {length:,}")
 
 
 def _one_hot(x: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ def circular_conv(x: Tensor, spectrum: Tensor, bias: Tensor | None = None, *, gr
         >>> circular_conv(x, torch.fft.rfft(kernel))
         tensor([[[4., 1., 2., 3.]]])
     """
-    check_real("circular_conv", x=x, bias=bias)
+    check_real("circular_conv", x=x, **({} if bias is None else {"bias": bias}))
     check_tensor("circular_conv", "spectrum", spectrum)
     if not spectrum.is_complex():
         raise InputError(f"circular_conv expected a complex spectrum, got {spectrum.dtype}")

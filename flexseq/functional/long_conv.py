@@ -58,7 +58,7 @@ def long_conv(
         >>> long_conv(x, torch.tensor([[[10.0, 1.0]]]), causal=True)
         tensor([[[ 1., 12., 23.]]])
     """
-    check_real("long_conv", x=x, weight=weight, bias=bias)
+    check_real("long_conv", x=x, weight=weight, **({} if bias is None else {"bias": bias}))
     _check(x, weight.shape, bias, groups, method)
     (weight,), before = _reachable([weight], x, causal)
     if method == "auto":
@@ -105,7 +105,7 @@ def basis_long_conv(
         >>> torch.allclose(y, long_conv(x, weight @ basis), atol=1e-4)
         True
     """
-    check_real("basis_long_conv", x=x, basis=basis, weight=weight, bias=bias)
+    check_real("basis_long_conv", x=x, basis=basis, weight=weight, **({} if bias is None else {"bias": bias}))
     _check(x, (*weight.shape[:2], *basis.shape[1:]), bias, groups, method)
     if weight.shape[2:] != basis.shape[:1] or not len(basis):
         raise InputError(

@@ -32,8 +32,20 @@ def make_kernel(kernel: str | KernelFactory, ndim: int, out_channels: int, *, sp
             raise unknown_name("kernel", kernel, KERNELS)
         kernel = KERNELS[kernel]
     if isinstance(kernel, KernelNetwork) or not callable(kernel):
-        raise InputError(f"kernel expected a name, a class of flexseq.kernels, or functools.partial of one, got {kernel!r}")
-    network = kernel(ndim, out_channels, spatial_extent=spatial_extent)
+        got = f"a {type(kernel).__name__} that is made already" if isinstance(kernel, KernelNetwork) else repr(kernel)
+        raise InputError(f"kernel expected a name, a class of flexseq.kernels, or functools.partial of one, got {got}")
+    try:
+        network = kernel(ndim, out_channels, spatial_extent=spatial_extent)
+    except TypeError as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"kernel expected a factory called as (ndim, out_channels, spatial_extent=...), got one that says: {reason}"
+        ) from error
     if not isinstance(network, KernelNetwork):
         raise InputError(f"kernel expected a name or a factory of a KernelNetwork, got one that made a {type(network).__name__}")
+    if (network.ndim, network.out_channels) != (ndim, out_channels):
+        raise InputError(
+            f"kernel expected a network from {ndim} coordinates to {out_channels} channels, got a factory that made one from "
+            f"{network.ndim} to {network.out_channels}"
+        )
     return network

@@ -46,6 +46,7 @@ class SIREN(KernelNetwork):
         weight_norm: bool = False,
         spatial_extent: float = 1.0,
     ):
+        check_integers("SIREN", ndim=ndim, out_channels=out_channels, hidden=hidden)
         check_integers("SIREN", least=2, most=MOST_LAYERS, layers=layers)
         check_numbers("SIREN", above=0, omega_0=omega_0)
         if bias_bound is not None:

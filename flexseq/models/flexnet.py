@@ -104,6 +104,8 @@ class FlexNet(nn.Module):
         check_used("FlexNet", conv, kernel=kernel, mask_sigma=mask_sigma, method=method)
         if conv == "conv" and kernel_size is None:
             raise InputError("FlexNet expected a kernel_size of at least 1 with conv='conv', got None")
+        if width_factors is not None and not isinstance(width_factors, Sequence):
+            raise InputError(f"FlexNet expected width_factors for {depth} blocks, got {width_factors!r}")
         factors = default_factors(depth) if width_factors is None else list(width_factors)
         check_numbers("FlexNet", above=0, **{f"width_factors[{i}]": factor for i, factor in enumerate(factors)})
         if len(factors) != depth or min(factors) * width < 1:

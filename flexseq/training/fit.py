@@ -16,6 +16,7 @@ from flexseq.data.dataset import Dataset, Split
 from flexseq.data.loader import EpochLoader
 from flexseq.errors import InputError
 from flexseq.models.norms import synchronise_batch_norm
+from flexseq.torchmetrics_import import import_torchmetrics
 from flexseq.training.objective import Objective, objective
 from flexseq.training.recipe import Recipe
 
@@ -108,6 +109,7 @@ def fit(
     Raises:
         InputError: the loss became NaN; the checkpoint cannot be read.
     """
+    import_torchmetrics()
     from pytorch_lightning import Trainer
 
     from flexseq.training.callbacks import EpochSeeds, EveryEpoch, History, Interruption, Report, StopEarly, WholeCheckpoints
@@ -258,6 +260,7 @@ def outputs_of(model: nn.Module, split: Split, *, device: torch.device, batch_si
 
 
 def _apply(model: nn.Module, inputs: Any, device: torch.device, dtype: torch.dtype) -> Tensor:
+    import_torchmetrics()
     from flexseq.training.module import apply
 
     return apply(model, inputs.to(device) if isinstance(inputs, Tensor) else tuple(part.to(device) for part in inputs), dtype)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from flexseq.data.dataset import IGNORED
 from flexseq.errors import unknown_name
+from flexseq.torchmetrics_import import import_torchmetrics
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Objective:
 
     def metric(self, outputs: int) -> Any:
         """A torchmetrics metric of the measure, of predictions and targets."""
+        import_torchmetrics()
         from torchmetrics import MeanSquaredError
         from torchmetrics.classification import MulticlassAccuracy
 
