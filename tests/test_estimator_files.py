@@ -143,3 +143,12 @@ def test_complex_values_are_refused():
         FlexTCNClassifier(**SMALL).fit(X + 1j, HALVES)
     with pytest.raises(fs.InputError, match="y expected real numbers, got complex128"):
         FlexTCNRegressor(**SMALL).fit(X, HALVES + 1j)
+
+
+def test_estimators_that_are_not_causal(tmp_path):
+    fitted = FlexTCNClassifier(**SMALL, causal=False).fit(X, HALVES)
+    assert not fitted.network_.blocks[0].conv1.causal
+    fitted.save(tmp_path / "c")
+    np.testing.assert_array_equal(FlexTCNClassifier.load(tmp_path / "c").predict_proba(X), fitted.predict_proba(X))
+    with pytest.raises(fs.InputError, match="causal expected true or false, got 'no'"):
+        FlexTCNRegressor(**SMALL, causal="no").fit(X, HALVES)

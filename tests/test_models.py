@@ -207,3 +207,27 @@ def test_dropout_of_almost_everything():
     x = torch.ones(1000)
     for p in (1e-7, 0.999999, 1.0):
         assert torch.isfinite(Dropout(p)(x)).all()
+
+
+@pytest.mark.parametrize("conv", ["flex", "ck", "njet", "conv"])
+def test_a_network_that_is_not_causal_sees_both_ways_alike(conv):
+    options = {"kernel_size": 9} if conv == "conv" else {"kernel_size": 21}
+    model = fs.FlexTCN(1, 2, depth=1, width=6, conv=conv, causal=False, head="sequence", **options).eval()
+    causal = fs.FlexTCN(1, 2, depth=1, width=6, conv=conv, head="sequence", **options)
+    assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in causal.parameters())
+    x = torch.randn(1, 1, 40)
+    changed = x.clone()
+    changed[..., 20] += 1
+    moved = (model(changed) - model(x)).abs().amax((0, 1)) > 1e-6
+    assert moved[:20].any()
+    assert moved[21:].any()
+    last = fs.FlexTCN(1, 2, depth=1, width=6, conv=conv, causal=False, **options).eval()
+    last.load_state_dict(model.state_dict())
+    torch.testing.assert_close(last(x), model(x)[..., -1])
+
+
+def test_a_network_that_is_not_causal_is_blind_to_padding():
+    model = fs.FlexTCN(1, 2, depth=2, width=6, kernel_size=21, causal=False, head="mean", mask_sigma=0.3).eval()
+    x = torch.randn(2, 1, 40)
+    lengths = torch.tensor([40, 25])
+    torch.testing.assert_close(model(x, lengths)[1:], model(x[1:, :, :25]), rtol=1e-4, atol=1e-5)

@@ -59,7 +59,8 @@ def plot_kernels(model: nn.Module, path: Path, *, strongest: int = 4) -> bool:
         axis.set_axis_off()
     masks = "" if all(layer.mask is None for layer in layers.values()) else "; grey: the mask, scaled to the highest tap"
     figure.suptitle(f"strongest {strongest} kernels of each layer, as applied{masks}", fontsize=9)
-    figure.supxlabel("taps from the present", fontsize=8)
+    figure.supxlabel("samples from the current one", fontsize=8)
+    figure.supylabel("weight", fontsize=8)
     with replacing(path) as part:
         figure.savefig(part, dpi=120)
     return True

@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from flexseq.files import replacing
 from flexseq.nn.continuous import ContinuousConv
-from flexseq.positions import tap_positions
+from flexseq.positions import tap_positions, taps_around
 
 COLUMNS = 8
 
@@ -63,23 +64,30 @@ def plot_masks(model: nn.Module, path: Path) -> bool:
         positions = tap_positions(layer.kernel_size, causal=layer.causal, ratio=layer.ratio, device=layer.mask.sigma.device)
         values = layer.mask(positions).float().cpu().numpy()
         if layer.ndim == 1:
-            axis.fill_between(positions[0].cpu().numpy(), values, color="tab:blue", alpha=0.5, linewidth=0)
-            axis.set(xlim=(-1, 1), ylim=(0, 1.05), yticks=[])
+            before, _ = taps_around(layer.kernel_size[0], causal=layer.causal, ratio=layer.ratio)
+            samples = np.arange(len(values)) - before
+            seen = samples[values >= 0.01] if (values >= 0.01).any() else samples
+            axis.fill_between(samples, values, color="tab:blue", alpha=0.5, linewidth=0)
+            axis.set(xlim=(seen[0] - 0.5, seen[-1] + 0.5), ylim=(0, 1.05), yticks=[])
+            axis.set_xticks(sorted({int(seen[0]), 0, int(seen[-1])}))
+            axis.set_xlabel("samples from the current one", fontsize=5)
         else:
             axis.imshow(values, cmap="viridis", vmin=0, vmax=1, extent=(-1, 1, 1, -1), interpolation="nearest", aspect="auto")
-            axis.set(yticks=[])
-        axis.set_xticks([-1, 0, 1])
+            axis.set(yticks=[], xticks=[-1, 0, 1])
+            axis.set_xlabel("position across, kernel from -1 to 1", fontsize=5)
         axis.tick_params(labelsize=6)
         axis.set_title(f"{i + 1}: {name}", fontsize=6)
     below: Any = figure.add_subplot(grid[rows, :])
     sigmas = [layer.mask.sigma.abs().tolist() for _, layer in layers if layer.mask is not None]
-    for of_axis, label in enumerate(("sigma (of images: rows)", "sigma, columns")[: max(map(len, sigmas))]):
+    names = ("sigma",) if max(map(len, sigmas)) == 1 else ("sigma down the rows", "sigma across the columns")
+    for of_axis, label in enumerate(names):
         drawn = [(depth, sigma[of_axis]) for depth, sigma in enumerate(sigmas, start=1) if of_axis < len(sigma)]
         below.plot(*zip(*drawn, strict=True), marker="o", label=label)
     below.set(xlabel="layer", ylabel="sigma (kernel spans -1 to 1)", ylim=(0, 1.15 * max(map(max, sigmas))))
     below.xaxis.get_major_locator().set_params(integer=True)
     below.grid(alpha=0.3)
-    below.legend(fontsize=7)
+    if len(names) > 1:
+        figure.legend(loc="outside lower right", fontsize=7, ncols=len(names))
     figure.suptitle("masks over depth", fontsize=9)
     with replacing(path) as part:
         figure.savefig(part, dpi=120)

@@ -13,13 +13,16 @@ from flexseq.antialias import max_frequency
 from flexseq.files import replacing
 from flexseq.functional.band_limits import nyquist_frequency
 from flexseq.nn.continuous import ContinuousConv
-from flexseq.positions import tap_weights
+from flexseq.positions import tap_weights, taps_around
 from flexseq.resolution import set_resolution
 
 T = TypeVar("T")
 
 MOST_TAPS = 2**18
 """At which some 33 functions are transformed: 140 MB."""
+
+LONG = 50.0
+"""Nyquist frequency, in cycles per unit, from which spectra are drawn on logarithmic axes."""
 
 
 def evenly_spaced(items: Sequence[T], count: int) -> list[T]:
@@ -172,14 +175,20 @@ def plot_spectra(model: nn.Module, path: Path, *, ratio: float = 2.0, layers: in
         nyquist = [nyquist_frequency(size) for size in layer.kernel_size]
         multiple = max(f / n for f, n in zip(limit, nyquist, strict=True) if n) if max(nyquist) else 0.0
         bare = float(max_frequency(layer, include_mask=False, of_nyquist=True)) * layer.ratio
-        shown = f"{multiple:.1f} x Nyquist,\n{bare:.1f} without mask" if multiple < math.inf else "unknown"
+        shown = f"{multiple:.2g} x Nyquist,\n{bare:.2g} without mask" if multiple < math.inf else "unknown"
         for columns, density in ((row[:2], 1.0), (row[2:], ratio)):
             kernel = uncropped_kernel(layer, density, out_channel, in_channel)
             spectrum, frequencies = kernel_spectrum(kernel, layer.kernel_size, density)
-            _draw_kernel(columns[0], kernel, layer)
+            _draw_kernel(columns[0], kernel, layer, density)
             _draw_spectrum(columns[1], spectrum.abs(), frequencies, nyquist, limit)
             columns[0].set_title(f"{' x '.join(map(str, kernel.shape))} taps", fontsize=8)
             columns[1].set_title("its spectrum", fontsize=8)
+            columns[0].set_xlabel(("samples from the current one", "samples across")[layer.ndim - 1], fontsize=6)
+            columns[1].set_xlabel(
+                ("cycles per unit; the kernel has 2", "cycles per unit across; the kernel has 2")[layer.ndim - 1], fontsize=6
+            )
+            columns[0].set_ylabel(("weight", "samples down")[layer.ndim - 1], fontsize=6)
+            columns[1].set_ylabel(("magnitude", "cycles per unit down")[layer.ndim - 1], fontsize=6)
             for axis in columns:
                 axis.tick_params(labelsize=6)
         row[0].set_ylabel(f"{name}\n{energy_above_nyquist(layer):.1%} above Nyquist\nlimit {shown}", fontsize=6)
@@ -192,10 +201,17 @@ def plot_spectra(model: nn.Module, path: Path, *, ratio: float = 2.0, layers: in
     return True
 
 
-def _draw_kernel(axis: Any, kernel: Tensor, layer: ContinuousConv) -> None:
+def _draw_kernel(axis: Any, kernel: Tensor, layer: ContinuousConv, density: float) -> None:
     if layer.ndim == 1:
-        axis.plot(np.linspace(-1, 1, len(kernel)), kernel.numpy(), linewidth=1)
+        assert layer.kernel_size is not None
+        before, _ = taps_around(layer.kernel_size[0], causal=layer.causal, ratio=density)
+        samples, values = np.arange(len(kernel)) - before, kernel.numpy()
+        seen = samples[np.abs(values) >= 0.01 * (np.abs(values).max() or 1.0)]
+        axis.plot(samples, values, linewidth=1)
         axis.axhline(0, color="0.6", linewidth=0.5)
+        if len(seen) > 1:
+            margin = 0.05 * (seen[-1] - seen[0])
+            axis.set_xlim(seen[0] - margin, seen[-1] + margin)
         return
     height = kernel.abs().max().item() or 1.0
     axis.imshow(kernel.numpy(), cmap="RdBu_r", vmin=-height, vmax=height, interpolation="nearest")
@@ -203,11 +219,13 @@ def _draw_kernel(axis: Any, kernel: Tensor, layer: ContinuousConv) -> None:
 
 def _draw_spectrum(axis: Any, spectrum: Tensor, frequencies: list[Tensor], nyquist: list[float], limit: list[float]) -> None:
     if len(frequencies) == 1:
-        axis.plot(frequencies[0].numpy(), spectrum.numpy(), linewidth=1)
+        positive = frequencies[0] > 0  # a real kernel's other half is the same
+        axis.plot(frequencies[0][positive].numpy(), spectrum[positive].numpy(), linewidth=1)
         for value, style in ((nyquist[0], "-k"), (limit[0], ":r")):
-            if value < float("inf"):
-                for side in (-value, value):
-                    axis.axvline(side, color=style[1], linestyle=style[0], linewidth=1)
+            if value <= 1.05 * float(frequencies[0].max()):
+                axis.axvline(value, color=style[1], linestyle=style[0], linewidth=1)
+        if nyquist[0] > LONG:  # of a long kernel all there is lies next to 0
+            axis.set(xscale="log", yscale="log")
         return
     rows, columns = frequencies
     extent = (float(columns[0]), float(columns[-1]), float(rows[-1]), float(rows[0]))

@@ -65,6 +65,11 @@ def plot_steps(model: nn.Module, path: Path, *, layers: int = 4) -> bool:
                 first = values.shape[0] - 1 if layer.causal else (values.shape[0] - 1) // 2
                 axis.plot(np.arange(len(values)) - first, values.numpy(), linewidth=1)
                 axis.axhline(0, color="0.6", linewidth=0.5)
+                reach = np.flatnonzero(steps[-2].abs().numpy() >= 0.01 * (float(steps[-2].abs().max()) or 1.0)) - first
+                if len(reach) > 1 and len(values) == len(steps[-2]):
+                    margin = 0.05 * (reach[-1] - reach[0])
+                    axis.set_xlim(reach[0] - margin, reach[-1] + margin)
+                axis.set_xlabel("samples from the current one")
             else:
                 height = values.abs().max().item() or 1.0
                 limits = (

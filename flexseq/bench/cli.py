@@ -46,6 +46,9 @@ def bench(
     ] = None,
     dropout: Annotated[float | None, typer.Option(help="probability")] = None,
     head: Annotated[str | None, typer.Option(help="where the logits come from: last (step) | mean (over time)")] = None,
+    causal: Annotated[
+        bool | None, typer.Option("--causal/--centred", help="flextcn: whether a step sees the past alone (default), or the future too")
+    ] = None,
     backbone: Annotated[str | None, typer.Option(help=f"niff tasks: {' | '.join(BACKBONES)}")] = None,
     conversion: Annotated[str | None, typer.Option(help=f"niff tasks: {' | '.join(CONVERSIONS)}")] = None,
     parameterisation: Annotated[str | None, typer.Option(help="cfnet: hwio | hwi | hwo | hw, what the kernels are functions of")] = None,
@@ -136,7 +139,7 @@ def bench(
         training |= given(average_statistics=average_statistics)
         training |= {"precision": lightning_precision(precision), "seed": seed, "workers": workers}
         network = given(depth=depth, width=width, kernel=kernel, conv=conv, kernel_size=kernel_size)
-        network |= given(mask_sigma=mask_sigma, dropout=dropout, head=head, backbone=backbone, conversion=conversion)
+        network |= given(causal=causal, mask_sigma=mask_sigma, dropout=dropout, head=head, backbone=backbone, conversion=conversion)
         network |= given(parameterisation=parameterisation, positions=_positions(positions), update=update, rate=rate, gradient=gradient)
         network |= given(half=half, refresh_every=refresh_every)
         data = given(data_dir=data_dir, download=download or None, words=words, split=split, short=short, limit=limit, size=size)

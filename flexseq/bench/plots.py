@@ -30,13 +30,13 @@ def plot_curves(rows: list[dict[str, float]], best_epoch: int, measure: str, pat
     from matplotlib.figure import Figure
 
     epochs = [row["epoch"] for row in rows]
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
     for axis, quantity in zip(figure.subplots(1, 2), ("loss", measure), strict=True):
         for split, colour in (("train", "tab:blue"), ("validation", "tab:orange")):
             axis.plot(
                 epochs, [row[f"{split}_{quantity}"] for row in rows], color=colour, label=split, marker="." if len(rows) < 15 else None
             )
-        axis.axvline(best_epoch, color="0.6", linestyle=":", label=f"best validation {measure} (epoch {best_epoch})")
+        axis.axvline(best_epoch, color="0.6", linestyle=":", label=f"best on validation: epoch {best_epoch}")
         axis.set_xlabel("epoch")
         axis.set_ylabel(quantity)
         axis.grid(alpha=0.3)
@@ -44,7 +44,7 @@ def plot_curves(rows: list[dict[str, float]], best_epoch: int, measure: str, pat
         axis.set_xlim(0.5, len(rows) + 0.5)
     if len(rows) > 3 and all(row["train_loss"] > 0 and row["validation_loss"] > 0 for row in rows):
         figure.axes[0].set_yscale("log")
-    figure.axes[0].legend(fontsize=8)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
     with replacing(path) as part:
         figure.savefig(part, dpi=120)
 
@@ -82,13 +82,13 @@ def plot_transfer(first: list[dict[str, float]], second: list[dict[str, float]],
     curve.plot(epochs[len(first) :], [row["validation_accuracy"] for row in second], label=f"at {result['target_size']} px", marker=".")
     curve.set(xlabel="epoch", ylabel="validation accuracy")
     curve.grid(alpha=0.3)
-    curve.legend(fontsize=8)
+    curve.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
     sizes = result["accuracy_over_size"]
     over_size.plot([int(size) for size in sizes], list(sizes.values()), marker="o")
     over_size.axvline(result["source_size"], color="0.6", linestyle=":", label="trained at")
     over_size.set(xlabel="pixels along an edge", ylabel="test accuracy, not fine-tuned", ylim=(0, 1.08))
     over_size.grid(alpha=0.3)
-    over_size.legend(fontsize=8)
+    over_size.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
     names = ["source", "target,\nas it is", "target,\nfine-tuned"]
     values = [result["value_at_source"], result["value_at_target_as_it_is"], result["value"]]
     drawn = bars.bar(names, values, color=["tab:blue", "tab:red", "tab:orange"])
@@ -142,7 +142,7 @@ def plot_over_size(curves: dict[str, list[dict[str, float]]], source: int, path:
     axis.axvline(source, color="0.6", linestyle=":", label="trained at")
     axis.set(xlabel="pixels along an edge", ylabel="test accuracy, not fine-tuned", ylim=(0, 1))
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=7)
+    figure.legend(loc="outside right upper", fontsize=7)
     with replacing(path) as part:
         figure.savefig(part, dpi=120)
 

@@ -40,7 +40,7 @@ FITTED = {
     *("target_mean_", "target_std_"),
 }
 """What a file may set."""
-NETWORK_SETTINGS = ("depth", "width", "kernel", "kernel_size", "mask_sigma", "dropout", "head")
+NETWORK_SETTINGS = ("depth", "width", "kernel", "kernel_size", "mask_sigma", "dropout", "head", "causal")
 """What has to be the same for a warm start."""
 STEPS, MOST_EPOCHS, FEWEST_EPOCHS = 1500, 200, 20
 """Optimiser steps that the default number of epochs aims at, and its bounds."""
@@ -73,6 +73,7 @@ class FlexTCNEstimator:
     device: str
     verbose: bool
     gaps: str
+    causal: bool
     channels_: list[Any] | None
     step_: float | None
 
@@ -191,6 +192,7 @@ class FlexTCNEstimator:
         if sigma is None:  # ten steps; a quarter of shorter kernels, the papers' 0.075 of long ones
             sigma = min(0.5, max(0.075, 20 / size))
         options: dict[str, Any] = {"kernel": self.kernel, "kernel_size": size, "mask_sigma": sigma, "dropout": self.dropout}
+        options["causal"] = self.causal
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*starts with a single one.*")  # series of a few steps have no more
             return FlexTCN(channels, outputs, int(self.depth), int(self.width), head=self.head, **options)
@@ -245,6 +247,8 @@ class FlexTCNEstimator:
                 raise InputError(f"{name} expected an integer of at least 1, got {value!r}")
         if not isinstance(self.validation_fraction, (float, np.floating)) or not 0 < self.validation_fraction < 1:
             raise InputError(f"validation_fraction expected a share between 0 and 1, got {self.validation_fraction!r}")
+        if not isinstance(self.causal, bool | np.bool_):
+            raise InputError(f"causal expected true or false, got {self.causal!r}")
         if self.gaps not in GAPS:
             raise InputError(f"gaps expected close or fill, got {self.gaps!r}")
         if self.head not in ("last", "mean"):

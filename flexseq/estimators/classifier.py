@@ -57,6 +57,7 @@ class FlexTCNClassifier(FlexTCNEstimator, BaseClassifier):
         verbose: print a line for each epoch, with the time that is left.
         gaps: what becomes of time stamps that are not evenly spaced: "close", rows are taken one after the other, with a warning; "fill",
             steps that are missing become missing values.
+        causal: whether each step sees the past alone; else the future too, with centred kernels.
 
     Attributes:
         network_: the FlexTCN; after fitting to a single class there is none.
@@ -116,6 +117,7 @@ class FlexTCNClassifier(FlexTCNEstimator, BaseClassifier):
         device: str = "cpu",
         verbose: bool = False,
         gaps: str = "close",
+        causal: bool = True,
     ):
         self.depth = depth
         self.width = width
@@ -136,6 +138,7 @@ class FlexTCNClassifier(FlexTCNEstimator, BaseClassifier):
         self.device = device
         self.verbose = verbose
         self.gaps = gaps
+        self.causal = causal
         super().__init__()
 
     def _fit(self, X: list[Any], y: np.ndarray) -> "FlexTCNClassifier":

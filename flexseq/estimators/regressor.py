@@ -21,7 +21,7 @@ class FlexTCNRegressor(FlexTCNEstimator, BaseRegressor):
         early_stopping: hold out a share of the training series, stop when the squared error there has not improved for `patience` epochs,
             and take the weights of the best epoch; of fewer than five series none is held out. On by default, unlike the
             classifier's: small sets of numbers are soon overfitted. What is held out does not train.
-        validation_fraction, patience, warm_start, random_state, device, verbose, gaps: as for `FlexTCNClassifier`.
+        validation_fraction, patience, warm_start, random_state, device, verbose, gaps, causal: as for `FlexTCNClassifier`.
 
     Attributes:
         network_: the FlexTCN.
@@ -72,6 +72,7 @@ class FlexTCNRegressor(FlexTCNEstimator, BaseRegressor):
         device: str = "cpu",
         verbose: bool = False,
         gaps: str = "close",
+        causal: bool = True,
     ):
         self.depth = depth
         self.width = width
@@ -91,6 +92,7 @@ class FlexTCNRegressor(FlexTCNEstimator, BaseRegressor):
         self.device = device
         self.verbose = verbose
         self.gaps = gaps
+        self.causal = causal
         super().__init__()
 
     target_mean_: float
