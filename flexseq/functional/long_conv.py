@@ -12,6 +12,7 @@ from torch import Tensor
 from flexseq.checks import check_integers, check_real, is_integer
 from flexseq.errors import InputError, unknown_name
 from flexseq.functional.costs import OPERATOR, direct_cost, transforms_cost
+from flexseq.functional.programs import is_exporting
 from flexseq.functional.spectral_conv import BasisConv, KernelConv, kept_basis_conv, may_be_kept, plain_conv
 
 METHODS = ("auto", "direct", "fft", "overlap")
@@ -62,7 +63,7 @@ def long_conv(
     _check(x, weight.shape, bias, groups, method)
     (weight,), before = _reachable([weight], x, causal)
     if method == "auto":
-        method = "direct" if _is_exporting() else choose_method(x.shape, weight.shape, before, None)
+        method = "direct" if is_exporting() else choose_method(x.shape, weight.shape, before, None)
     if method == "direct":
         return _direct(x, weight, bias, before, groups)
     return _through_ffts(KernelConv.apply, x, [weight], bias, before, groups, method)
@@ -122,7 +123,7 @@ def basis_long_conv(
         x = x[..., -(outputs + before[0]) :]
         if outputs == 1:
             return _single_output(x, basis, weight, bias, groups)
-    if method == "auto" and _is_exporting():
+    if method == "auto" and is_exporting():
         method = "direct"  # a program for other machines, of any batch: rules on shapes would fix them
     elif method == "auto":
         method = choose_method((*x.shape[:-1], outputs), (*weight.shape[:2], *basis.shape[1:]), before, basis.shape[0])
@@ -132,10 +133,6 @@ def basis_long_conv(
         operator = functools.partial(kept_basis_conv, kept=kept)
         return _through_ffts(operator, x, [basis, weight], bias, before, groups, method)[..., -outputs:]
     return _through_ffts(BasisConv.apply, x, [basis, weight], bias, before, groups, method)[..., -outputs:]
-
-
-def _is_exporting() -> bool:
-    return bool(getattr(torch.compiler, "is_exporting", lambda: False)())
 
 
 def _kernel(basis: Tensor, weight: Tensor, x: Tensor, kept: dict[str, Any] | None) -> Tensor:

@@ -12,6 +12,11 @@ def as_integers(grid: Sequence[Any]) -> tuple[int, ...]:
     return tuple(int(n) for n in grid) if torch.jit.is_tracing() else tuple(grid)
 
 
+def is_exporting() -> bool:
+    """Whether torch.export makes a program for other machines of what is computed."""
+    return bool(getattr(torch.compiler, "is_exporting", lambda: False)())
+
+
 def is_recorded_now() -> bool:
     """Whether what is computed becomes a program, in which nothing that was computed before may stand as a constant."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()

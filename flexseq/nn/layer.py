@@ -13,7 +13,7 @@ from torch.fx import Proxy
 
 from flexseq.checks import LARGEST, check_integers, check_tensor, is_integer
 from flexseq.errors import InputError
-from flexseq.functional.programs import as_integers, unrecorded
+from flexseq.functional.programs import as_integers, is_exporting, unrecorded
 from flexseq.nn.sizes import DIGITS, KernelSize, decode, encode
 
 MOST_CHANNELS = 2**24
@@ -24,6 +24,8 @@ SIZING = threading.RLock()
 
 def is_readable(tensor: Tensor) -> bool:
     """Whether a tensor has values that the host can read: not on the meta device, while a program is exported, or inside torch.func."""
+    if torch.compiler.is_compiling() and not is_exporting():
+        return True  # what stands for a tensor there is a real one when the program runs
     return not (tensor.is_meta or isinstance(tensor, FakeTensor) or torch._C._functorch.is_functorch_wrapped_tensor(tensor))
 
 
