@@ -213,7 +213,7 @@ def taps_inside(kernel_size: Sequence[int], mean: Tensor, sigma: Tensor, *, thre
     Example:
         >>> one = torch.ones(1, dtype=torch.float64)
         >>> taps_inside((7,), 1 * one, 0.3 * one, threshold=0.1, causal=True).tolist()
-        [False, False, False, False, True, True, True]
+        [False, False, False, False, False, True, True]
     """
     inside = torch.ones((), dtype=torch.bool, device=mean.device)
     for axis, size in enumerate(kernel_size):

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from flexseq.arguments import arguments_of, build, conversions_of, from_json
 from flexseq.errors import InputError, unknown_name
@@ -180,7 +181,8 @@ def _check_unchanged(model: nn.Module, built: nn.Module, state: dict[str, Any]) 
     others = dict(built.named_modules())
     for key, module in model.named_modules():
         other = others.get(key)
-        if other is None or (not isinstance(module, type(other)) and type(module).__name__ != type(other).__name__):
+        synchronized = isinstance(module, _BatchNorm) and isinstance(other, _BatchNorm)  # over processes, with the same state
+        if other is None or not (isinstance(module, type(other)) or synchronized):
             what = "is new" if other is None else f"is a {type(module).__name__}, its arguments make a {type(other).__name__}"
             raise InputError(f"{name} was changed since it was built: {key} {what}; {advice}")
         for attribute, value in vars(module).items():
