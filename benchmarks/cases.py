@@ -10,7 +10,7 @@ from plain import PlainConv, plain_network
 from torch import Tensor, nn
 
 import flexseq as fs
-from flexseq.nn.continuous import read_crops
+from flexseq.nn.forward_pass import read_crops
 
 MASKS = {"fresh": 0.075, "half": 0.3, "full": 2.0}
 FUNCTIONS = 33
@@ -141,7 +141,7 @@ class LayerCase:
         torch.manual_seed(0)
         kind = fs.FlexConv1d if self.ndim == 1 else fs.FlexConv2d
         layer = kind(self.channels, self.channels, causal=self.ndim == 1, mask_sigma=MASKS[self.mask])
-        layer._take_kernel_size((self.size,) * self.ndim)
+        layer.kernel_size = layer._size_for((self.size,) * self.ndim)
         return layer
 
     def x(self) -> Tensor:
@@ -207,8 +207,8 @@ class TorchConv(nn.Module):
 
 def taps(layer: nn.Module) -> list[int]:
     """Taps that a layer keeps along each axis."""
-    (crop,) = read_crops([layer])
-    return [stop - start for start, stop in crop.keep]
+    (keep,) = read_crops([layer])
+    return [stop - start for start, stop in keep]
 
 
 def convolution_floor(x_shape: tuple[int, ...], layer: fs.FlexConv1d | fs.FlexConv2d, *, training: bool) -> tuple[float, float]:

@@ -28,7 +28,7 @@ class PlainConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         layer = self.layer
         if layer.kernel_size is None:
-            layer._take_kernel_size(x.shape[2:])
+            layer.kernel_size = layer._size_for(x.shape[2:])
         keep = [(0, size) for size in layer.kernel_size]
         if layer.mask is not None:
             row = layer.mask.parameters_in_a_row().tolist()

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from flexseq.errors import InputError
-from flexseq.nn.continuous import ContinuousConv, read_crops
+from flexseq.nn.continuous import ContinuousConv
+from flexseq.nn.forward_pass import read_crops
+from flexseq.nn.kernel_making import make_kernels, taps_before
 from flexseq.nn.niff import NIFFConv
-from flexseq.positions import taps_around
 
 STEPS, LR = 300, 0.01
 """Of the optimiser, for kernels given by their frequencies: their networks have few functions to combine."""
@@ -56,10 +57,10 @@ def _fit_taps(layer: ContinuousConv, kernel: Tensor, size: Sequence[int]) -> tup
             reach = torch.tensor([taps / max(1, n - 1) for taps, n in zip(kernel.shape[2:], size, strict=True)])  # half the taps, in units
             sigma = reach / (-2 * torch.tensor(layer.mask.threshold).log()).sqrt()
             layer.mask.sigma.copy_(sigma.clamp_max(1.0))
-        (crop,) = read_crops([layer])
-        assert crop is not None
-        basis, _ = layer._mix(crop.keep)
-        before = [taps_around(n, causal=layer.causal)[0] - start for n, (start, _) in zip(size, crop.keep, strict=True)]
+        (keep,) = read_crops([layer])
+        assert keep is not None
+        (made,) = make_kernels([layer], [keep])
+        basis, before = made.basis, taps_before(layer, keep)
         target = placed(kernel, basis.shape[1:], before)
         weight = _least_squares(basis.double().flatten(1), target.flatten(2).flatten(0, 1))
         _set_readout(layer.kernel_network.readout, weight)

@@ -45,11 +45,11 @@ def fresh(layer, x):
 def test_kept_kernel_gives_the_same_output(case):
     layer, x = case
     first = layer(x)
-    kept = layer._kept
+    kept = layer.cache.entry
     assert kept is not None
     assert relative(first, fresh(layer, x)) < 1e-5
     assert torch.equal(layer(x), first)
-    assert layer._kept is kept
+    assert layer.cache.entry is kept
 
 
 @torch.no_grad()
@@ -77,10 +77,10 @@ def test_changed_parameter_makes_a_new_kernel(case, path, how):
 def test_mask_that_moves_within_the_same_crop_makes_a_new_kernel():
     layer = fs.FlexConv1d(2, 2, 100, causal=True).eval()
     x = torch.randn(1, 2, 100)
-    before, taps = layer(x), layer._kept.settings
+    before, taps = layer(x), layer.cache.entry.settings
     layer.mask.sigma.mul_(1.001)
     after = layer(x)
-    assert layer._kept.settings == taps
+    assert layer.cache.entry.settings == taps
     assert not torch.equal(before, after)
     assert relative(after, fresh(layer, x)) < 1e-5
 
@@ -107,10 +107,10 @@ def test_under_autocast_and_without_it(case):
 def test_evaluating_again_keeps_and_moving_lets_go(case):
     layer, x = case
     layer(x)
-    kept = layer._kept
+    kept = layer.cache.entry
     layer.eval()(x)
-    assert layer._kept is kept
-    assert layer.double()._kept is None
+    assert layer.cache.entry is kept
+    assert layer.double().cache.entry is None
 
 
 def test_optimiser_step_between_evaluations(case):
@@ -138,9 +138,9 @@ def test_copies_do_without_it_and_agree(case):
     layer, x = case
     y = layer(x)
     for copied in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
-        assert copied._kept is None
+        assert copied.cache.entry is None
         assert relative(copied(x), y) < 1e-6
-    assert layer._kept is not None
+    assert layer.cache.entry is not None
     assert not any("kept" in name for name in layer.state_dict())
 
 
@@ -191,7 +191,7 @@ def test_inference_mode_and_then_training():
     with torch.no_grad():
         layer(x)
     layer.train()(x).sum().backward()
-    assert layer._kept is None
+    assert layer.cache.entry is None
 
 
 @torch.no_grad()

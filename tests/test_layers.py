@@ -7,7 +7,7 @@ import torch
 
 import flexseq as fs
 from flexseq.functional import long_conv
-from flexseq.nn.continuous import read_crops
+from flexseq.nn.forward_pass import read_crops
 from flexseq.positions import tap_positions
 from flexseq.training.parameters import kernel_penalty
 
@@ -105,7 +105,7 @@ def test_rotated_mask_turns_with_its_angle_and_is_not_cut_off():
     expected = torch.exp(-0.5 * ((positions[0] / 0.3) ** 2 + (positions[1] / 0.05) ** 2))  # a quarter turn swaps the axes
     torch.testing.assert_close(mask, expected, atol=1e-6, rtol=1e-4)
     layer.mask.angle.data.fill_(0.6)
-    ((a, b), (c, d)) = read_crops([layer])[0].keep
+    ((a, b), (c, d)) = read_crops([layer])[0]
     outside = layer.mask(positions)
     outside[a:b, c:d] = 0
     assert outside.max() <= 0.1 + 1e-6
@@ -164,7 +164,11 @@ def test_all_masks_are_read_from_the_device_at_once(monkeypatch):
     assert reads == [(12,)]  # six masks of two values
     reads.clear()
     kernel_penalty(model)
-    assert reads == [(12,)]
+    assert reads == []  # the kernels of the forward pass
+    with torch.no_grad():
+        model.blocks[0].conv1.mask.sigma.mul_(1.01)
+    kernel_penalty(model)
+    assert reads == [(2,)]  # of the one that changed
 
 
 @pytest.mark.parametrize(

@@ -165,20 +165,20 @@ def test_spectrum_is_kept_in_eval_until_something_changes():
     layer, x = fs.NIFFConv2d(3, 3, groups=3).eval(), torch.randn(1, 3, 8, 8)
     with torch.no_grad():
         first = layer(x)
-        kept = layer._kept
+        kept = layer.cache.entry
         assert kept is not None
         assert torch.equal(layer(x), first)
-        assert layer._kept is kept
+        assert layer.cache.entry is kept
         layer.real.readout.weight.data.mul_(1.5)  # behind autograd's back, as averages of weights do
         changed = layer(x)
         assert not torch.equal(changed, first)
-        assert layer._kept is not kept
+        assert layer.cache.entry is not kept
     fresh = fs.NIFFConv2d(3, 3, groups=3)
     fresh.load_state_dict(layer.state_dict())
     assert torch.equal(fresh.eval()(x), layer(x))
     assert torch.allclose(layer(x), changed, atol=1e-6)
     layer.train()
-    assert layer._kept is None
+    assert layer.cache.entry is None
 
 
 def band_limited(size, ratio=1):

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from flexseq.files import replacing
-from flexseq.nn.continuous import ContinuousConv, read_crops
+from flexseq.nn.continuous import ContinuousConv
+from flexseq.nn.forward_pass import read_crops
 from flexseq.positions import tap_positions, taps_around
 
 
@@ -31,10 +32,10 @@ def plot_kernels(model: nn.Module, path: Path, *, strongest: int = 4) -> bool:
     rows = -(-len(layers) // columns)
     figure = Figure(figsize=(3.4 * columns, 2.3 * rows), layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axis, (name, layer), crop in zip(axes, layers.items(), read_crops(list(layers.values())), strict=False):
-        assert crop is not None
+    for axis, (name, layer), keep in zip(axes, layers.items(), read_crops(list(layers.values())), strict=False):
+        assert keep is not None
         assert layer.kernel_size is not None
-        ((start, stop),), (size,) = crop.keep, layer.kernel_size
+        ((start, stop),), (size,) = keep, layer.kernel_size
         present, after = taps_around(size, causal=layer.causal, ratio=layer.ratio)
         count = present + after + 1
         kernels = layer.sample_kernel().flatten(0, 1).float().cpu()

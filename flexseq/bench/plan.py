@@ -15,7 +15,8 @@ from flexseq.data.dataset import Dataset
 from flexseq.data.irregular import drop_steps
 from flexseq.errors import InputError, unknown_name
 from flexseq.kernels import KERNELS
-from flexseq.nn.continuous import ContinuousConv, read_crops
+from flexseq.nn.continuous import ContinuousConv
+from flexseq.nn.forward_pass import read_crops
 from flexseq.processes import say
 from flexseq.training.recipe import Recipe
 

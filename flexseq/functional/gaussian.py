@@ -28,13 +28,28 @@ def gaussian_mask(positions: Tensor, mean: Tensor, sigma: Tensor, angle: Tensor 
         >>> gaussian_mask(torch.tensor([[0.0, 0.5]]), torch.tensor([0.0]), torch.tensor([0.5]))
         tensor([1.0000, 0.6065])
     """
-    ndim = positions.shape[0]
-    column = (ndim, *[1] * (positions.ndim - 1))
-    offset = positions - mean.to(positions.dtype).view(column)
+    angles = None if angle is None else angle.reshape(1)
+    return gaussian_masks(positions.flatten(1)[None], mean[None], sigma[None], angles)[0].view(positions.shape[1:])
+
+
+def gaussian_masks(positions: Tensor, mean: Tensor, sigma: Tensor, angle: Tensor | None = None) -> Tensor:
+    """Many Gaussians, each at its own positions.
+
+    Args:
+        positions: (masks, ndim, taps).
+        mean, sigma: (masks, ndim).
+        angle: (masks,).
+
+    Returns:
+        (masks, taps).
+    """
+    dtype = positions.dtype
+    offset = positions - mean.to(dtype)[..., None]
     if angle is not None:
-        offset = rotate(offset, angle.to(positions.dtype))
-    scaled = offset / sigma.to(positions.dtype).abs().clamp_min(SMALLEST_SIGMA).view(column)
-    return (-0.5 * scaled.square().sum(0)).exp()
+        offset = rotate(offset.transpose(0, 1), angle.to(dtype)[:, None]).transpose(0, 1)
+    scaled = offset / sigma.to(dtype).abs().clamp_min(SMALLEST_SIGMA)[..., None]
+    square = scaled.square()
+    return (-0.5 * (square[:, 0] if positions.shape[1] == 1 else square.sum(1))).exp()
 
 
 def rotate(offset: Tensor, angle: Tensor) -> Tensor:

@@ -32,9 +32,11 @@ class PointwiseLinear(nn.Module):
 
     def effective_weight(self) -> Tensor:
         """(out_features, in_features), as it is applied."""
-        if not self.weight_norm:
-            return self.weight
-        return self.weight_v * (self.weight_g / self.weight_v.norm(dim=1, keepdim=True))
+        return effective_weight(*self.weight_parts())
+
+    def weight_parts(self) -> tuple[Tensor, ...]:
+        """What `effective_weight` takes: the weight, or direction and length."""
+        return (self.weight_v, self.weight_g) if self.weight_norm else (self.weight,)
 
     @torch.no_grad()
     def init_uniform(self, bound: float, *, bias_bound: float | None = None) -> None:
@@ -56,6 +58,21 @@ class PointwiseLinear(nn.Module):
     def forward(self, x: Tensor, *, weight_scale: float = 1.0) -> Tensor:
         """weight_scale * weight @ x + bias: (in_features, *taps) -> (out_features, *taps), computed in x's dtype."""
         return pointwise(x, self.effective_weight(), self.bias, weight_scale=weight_scale)
+
+
+def effective_weight(weight: Tensor, length: Tensor | None = None) -> Tensor:
+    """(..., out_features, in_features): the weight, with weight normalization where the length of each row, (..., out, 1), is given."""
+    return weight if length is None else weight * (length / weight.norm(dim=-1, keepdim=True))
+
+
+def stacked_pointwise(x: Tensor, weight: Tensor, bias: Tensor, *, weight_scale: float = 1.0, bias_scale: float = 1.0) -> Tensor:
+    """`pointwise` for many networks: (networks, in_features, taps) -> (networks, out_features, taps).
+
+    Args:
+        weight, bias: (networks, out_features, in_features), and (networks, out_features).
+        weight_scale, bias_scale: numbers that they are multiplied with.
+    """
+    return torch.baddbmm(bias.to(x.dtype)[..., None], weight.to(x.dtype), x, beta=bias_scale, alpha=weight_scale)
 
 
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor, *, weight_scale: float = 1.0) -> Tensor:

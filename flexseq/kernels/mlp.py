@@ -2,7 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +12,8 @@ from torch import Tensor, nn
 from flexseq.arguments import records_arguments
 from flexseq.checks import check_integers, check_numbers, is_integer
 from flexseq.errors import InputError, unknown_name
-from flexseq.kernels.linear import PointwiseLinear
-from flexseq.kernels.network import MOST_LAYERS, KernelNetwork
+from flexseq.kernels.linear import PointwiseLinear, stacked_pointwise
+from flexseq.kernels.network import MOST_LAYERS, KernelNetwork, is_as_built
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}
 
@@ -75,4 +76,24 @@ class MLP(KernelNetwork):
             h = torch.cat([phase.sin(), phase.cos()])
         for linear in self.linears:
             h = ACTIVATIONS[self.activation](linear(h))
+        return h
+
+    def stacking_key(self) -> Hashable | None:
+        linears: list[Any] = list(self.linears)
+        if type(self) is not MLP or not all(is_as_built(linear, PointwiseLinear) for linear in linears):
+            return None
+        return MLP, self.activation, self.directions is None, *[linear.weight.shape for linear in linears]
+
+    def basis_parts(self) -> list[list[Tensor]]:
+        linears: list[Any] = list(self.linears)
+        directions = [] if self.directions is None else [[self.directions]]
+        return [*directions, *[[value] for linear in linears for value in (linear.weight, linear.bias)]]
+
+    def stacked_basis(self, parts: Sequence[Tensor], positions: Tensor) -> Tensor:
+        h, values = positions, [part[:, 0] for part in parts]
+        if self.directions is not None:
+            phase = 2 * math.pi * torch.bmm(values.pop(0).to(h.dtype), h)
+            h = torch.cat([phase.sin(), phase.cos()], 1)
+        for weight, bias in zip(values[::2], values[1::2], strict=True):
+            h = ACTIVATIONS[self.activation](stacked_pointwise(h, weight, bias))
         return h

@@ -1,7 +1,7 @@
 """Multiplicative filter networks: products of sines (Fourier), of Gabor functions (Gabor), of anisotropic ones (MAGNet)."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -12,8 +12,8 @@ from flexseq.checks import check_integers, check_numbers
 from flexseq.errors import InputError
 from flexseq.functional.band_limits import gaussian_band_limit, sine_band_limit
 from flexseq.functional.gaussian import rotate
-from flexseq.kernels.linear import PointwiseLinear, default_bound, pointwise
-from flexseq.kernels.network import MOST_LAYERS, KernelNetwork
+from flexseq.kernels.linear import PointwiseLinear, default_bound, stacked_pointwise
+from flexseq.kernels.network import MOST_LAYERS, KernelNetwork, is_as_built
 
 TOGETHER = 2**20
 """Numbers up to which all filters are computed at once: few operators instead of many, but tensors that must fit the cache."""
@@ -43,9 +43,37 @@ class MultiplicativeFilterNetwork(KernelNetwork):
         self.filters = nn.ModuleList(make_filter(index) for index in range(layers + 1))
 
     def basis(self, positions: Tensor) -> Tensor:
-        h, *others = self._filtered(positions)
+        first, *others = self.filters
+        h = first(positions)
         for linear, g in zip(self.linears, others, strict=True):
-            h = g * linear(h)
+            h = g(positions) * linear(h)
+        return h
+
+    def stacking_key(self) -> Hashable | None:
+        filters: list[Any] = list(self.filters)
+        linears: list[Any] = [*self.linears, *[g.linear for g in filters]]
+        kind = GaborFilter if isinstance(filters[0], GaborFilter) else FourierFilter
+        if type(self) not in (Fourier, Gabor, MAGNet) or not all(is_as_built(g, kind) for g in filters):
+            return None
+        if not all(is_as_built(linear, PointwiseLinear) for linear in linears):
+            return None
+        return kind, self.ndim, self.hidden, len(filters), filters[0].values()[-1].shape, len(filters[0].values())
+
+    def basis_parts(self) -> list[list[Tensor]]:
+        filters: list[Any] = list(self.filters)
+        of_filters = [list(values) for values in zip(*[g.values() for g in filters], strict=True)]
+        return [*of_filters, [linear.weight for linear in self.linears], [linear.bias for linear in self.linears]]
+
+    def stacked_basis(self, parts: Sequence[Tensor], positions: Tensor) -> Tensor:
+        *values, weights, biases = parts
+        first: Any = self.filters[0]
+        count = values[0].shape[1]
+        if self.hidden * count * positions.shape[0] * positions.shape[-1] > TOGETHER:
+            h, *others = [first.formula(positions, *one) for one in zip(*[value.unbind(1) for value in values], strict=True)]
+        else:  # as one wide filter, none depending on another
+            h, *others = first.formula(positions, *[value.flatten(1, 2) for value in values]).chunk(count, 1)
+        for g, weight, bias in zip(others, weights.unbind(1), biases.unbind(1), strict=True):
+            h = g * stacked_pointwise(h, weight, bias)
         return h
 
     unlimited = False
@@ -53,14 +81,6 @@ class MultiplicativeFilterNetwork(KernelNetwork):
     def band_limits(self, sigma_cut: float, as_published: bool) -> list[Tensor]:
         filters: list[Any] = list(self.filters)
         return [g.band_limit(sigma_cut, as_published) for g in filters]
-
-    def _filtered(self, positions: Tensor) -> tuple[Tensor, ...]:
-        """Each filter's values, (hidden, *taps). All are computed as one wide filter, none depending on another, where they are small."""
-        filters: list[Any] = list(self.filters)
-        if self.hidden * len(filters) * positions[0].numel() > TOGETHER:
-            return tuple(g(positions) for g in filters)
-        parameters = [torch.cat(same) for same in zip(*[g.values() for g in filters], strict=True)]
-        return filters[0].formula(positions, *parameters).chunk(len(filters))
 
 
 class FourierFilter(nn.Module):
@@ -87,12 +107,12 @@ class FourierFilter(nn.Module):
 
     @staticmethod
     def formula(positions: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """sin(weight . x + bias): (ndim, *taps) -> (filters, *taps)."""
-        return torch.sin(pointwise(positions, weight, bias))
+        """sin(weight . x + bias) of many networks: (networks, ndim, taps) -> (networks, filters, taps)."""
+        return torch.sin(stacked_pointwise(positions, weight, bias))
 
     def forward(self, positions: Tensor) -> Tensor:
         """(ndim, *taps) -> (hidden, *taps)."""
-        return self.formula(positions, *self.values())
+        return _of_one_network(self.formula, positions, self.values())
 
 
 class GaborFilter(nn.Module):
@@ -121,8 +141,8 @@ class GaborFilter(nn.Module):
 
     def values(self) -> tuple[Tensor, ...]:
         """What `formula` takes beside positions, filters along the first axis."""
-        angle = () if self.theta is None else (2 * math.pi * self.theta,)
-        return self.linear.weight, self.linear.bias, self.mu, self.gamma, *angle
+        theta = () if self.theta is None else (self.theta,)
+        return self.linear.weight, self.linear.bias, self.mu, self.gamma, *theta
 
     def band_limit(self, sigma_cut: float, as_published: bool) -> Tensor:
         """The highest frequency of all functions along each axis, (ndim,), in cycles per unit; see `flexseq.max_frequency`."""
@@ -133,20 +153,20 @@ class GaborFilter(nn.Module):
         return (sine + gaussian_band_limit(self.gamma, angle, sigma_cut=sigma_cut)).amax(0)
 
     @staticmethod
-    def formula(positions: Tensor, weight: Tensor, bias: Tensor, mu: Tensor, gamma: Tensor, angle: Tensor | None = None) -> Tensor:
-        """The formula above: (ndim, *taps) -> (filters, *taps)."""
-        x = positions.flatten(1)[:, None]  # (ndim, 1, taps)
-        offset = x - mu.to(x.dtype).T[..., None]  # (ndim, filters, taps)
-        if angle is not None:
-            offset = rotate(offset, angle.to(x.dtype)[:, None])
-        scaled = offset * gamma.to(x.dtype).T[..., None]
-        power = scaled.square().sum(0) if len(scaled) > 1 else scaled[0].square()
-        sine = torch.sin(pointwise(positions.flatten(1), weight, bias))
-        return (torch.exp(-0.5 * power) * sine).view(-1, *positions.shape[1:])
+    def formula(positions: Tensor, weight: Tensor, bias: Tensor, mu: Tensor, gamma: Tensor, theta: Tensor | None = None) -> Tensor:
+        """The formula above of many networks: (networks, ndim, taps) -> (networks, filters, taps)."""
+        ndim = positions.shape[1]
+        x, mu, gamma = positions[:, :, None], mu.to(positions.dtype).mT[..., None], gamma.to(positions.dtype).mT[..., None]
+        offset = x - mu  # (networks, ndim, filters, taps)
+        if theta is not None:
+            offset = rotate(offset.transpose(0, 1), (2 * math.pi * theta.to(offset.dtype))[..., None]).transpose(0, 1)
+        scaled = offset * gamma
+        power = scaled.square().sum(1) if ndim > 1 else scaled[:, 0].square()
+        return torch.exp(-0.5 * power) * torch.sin(stacked_pointwise(positions, weight, bias))
 
     def forward(self, positions: Tensor) -> Tensor:
         """(ndim, *taps) -> (hidden, *taps)."""
-        return self.formula(positions, *self.values())
+        return _of_one_network(self.formula, positions, self.values())
 
 
 @records_arguments
@@ -260,6 +280,12 @@ class MAGNet(MultiplicativeFilterNetwork):
             return GaborFilter(ndim, hidden, gamma, scale, spatial_extent, steerable=steerable)
 
         super().__init__(ndim, out_channels, hidden, layers, make_filter)
+
+
+def _of_one_network(formula: Callable[..., Tensor], positions: Tensor, values: Sequence[Tensor]) -> Tensor:
+    """(ndim, *taps) -> (filters, *taps)."""
+    result = formula(positions.flatten(1)[None], *[value[None] for value in values])
+    return result[0].view(-1, *positions.shape[1:])
 
 
 def _scale(name: str, hidden: int, layers: int, input_scale: float) -> float:

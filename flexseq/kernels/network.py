@@ -2,7 +2,8 @@
 
 import math
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Hashable, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,26 @@ class KernelNetwork(nn.Module, ABC):
         """(ndim, *taps) -> (out_channels, *taps)."""
         return self.readout(self.basis(positions))
 
+    def stacking_key(self) -> Hashable | None:
+        """What networks must have in common to be evaluated as one; None for one that is evaluated by itself, through `basis`."""
+        return None
+
+    def basis_parts(self) -> list[list[Tensor]]:
+        """Parameters and buffers of the basis, those of one kind and shape in a list of their own; for networks with a `stacking_key`."""
+        raise NotImplementedError(f"{type(self).__name__} has a stacking_key, but no basis_parts")
+
+    def stacked_basis(self, parts: Sequence[Tensor], positions: Tensor) -> Tensor:
+        """`basis` of many networks with the same `stacking_key`, each at its own positions.
+
+        Args:
+            parts: each list of `basis_parts` stacked: (networks, members of the list, *shape).
+            positions: (networks, ndim, taps).
+
+        Returns:
+            (networks, hidden, taps).
+        """
+        raise NotImplementedError(f"{type(self).__name__} has a stacking_key, but no stacked_basis")
+
     unlimited: ClassVar[bool] = True
     """Whether no highest frequency is known."""
 
@@ -56,3 +77,10 @@ class KernelNetwork(nn.Module, ABC):
 
     def extra_repr(self) -> str:
         return f"ndim={self.ndim}, out_channels={self.out_channels}, hidden={self.hidden}"
+
+
+def is_as_built(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether a module does what its class says: of exactly that class, and without hooks."""
+    state: Any = module
+    hooks = state._forward_pre_hooks or state._forward_hooks or state._backward_hooks or state._backward_pre_hooks
+    return type(module) is kind and not hooks

@@ -2,14 +2,16 @@
 
 import itertools
 import math
+from collections.abc import Hashable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from flexseq.arguments import records_arguments
 from flexseq.checks import check_integers, check_numbers
-from flexseq.kernels.linear import PointwiseLinear
-from flexseq.kernels.network import MOST_LAYERS, KernelNetwork
+from flexseq.kernels.linear import PointwiseLinear, effective_weight, stacked_pointwise
+from flexseq.kernels.network import MOST_LAYERS, KernelNetwork, is_as_built
 
 
 @records_arguments
@@ -68,4 +70,24 @@ class SIREN(KernelNetwork):
                 h = torch.sin(self.omega_0 * linear(h))
             else:
                 h = torch.sin(linear(h, weight_scale=self.omega_0))
+        return h
+
+    def stacking_key(self) -> Hashable | None:
+        linears: list[Any] = list(self.linears)
+        if type(self) is not SIREN or not all(is_as_built(linear, PointwiseLinear) for linear in linears):
+            return None
+        return SIREN, self.ndim, self.hidden, len(linears), linears[0].weight_norm, self.omega_0, self.omega_0_scales_bias
+
+    def basis_parts(self) -> list[list[Tensor]]:
+        first, *others = [[linear.bias, *linear.weight_parts()] for linear in self.linears]  # type: ignore[operator, list-item]
+        return [*[[value] for value in first], *[list(same) for same in zip(*others, strict=True)]]
+
+    def stacked_basis(self, parts: Sequence[Tensor], positions: Tensor) -> Tensor:
+        kinds = 3 if self.linears[0].weight_norm else 2
+        biases = [bias for part in parts[::kinds] for bias in part.unbind(1)]
+        weights = [weight for i in range(0, len(parts), kinds) for weight in effective_weight(*parts[i + 1 : i + kinds]).unbind(1)]
+        h = positions
+        for weight, bias in zip(weights, biases, strict=True):
+            bias_scale = self.omega_0 if self.omega_0_scales_bias else 1.0
+            h = torch.sin(stacked_pointwise(h, weight, bias, weight_scale=self.omega_0, bias_scale=bias_scale))
         return h

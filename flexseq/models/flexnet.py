@@ -15,7 +15,7 @@ from flexseq.kernels import KernelFactory
 from flexseq.models.arguments import MASK_SIGMA, MOST_DEPTH, check_used
 from flexseq.models.dropout import Dropout
 from flexseq.nn import CKConv2d, FlexConv2d, NJetConv2d
-from flexseq.nn.continuous import Crop, read_crops
+from flexseq.nn.forward_pass import follow, hand_over, plan
 
 CONVS = ("flex", "ck", "njet", "conv")
 
@@ -38,10 +38,10 @@ class ImageBlock(nn.Module):
         self.dropout = Dropout(dropout)
         self.shortcut = nn.Identity() if in_channels == width else nn.Conv2d(in_channels, width, 1)
 
-    def forward(self, x: Tensor, crop1: Crop | None, crop2: Crop | None) -> Tensor:
-        """(batch, in_channels, height, width) -> (batch, width, height, width); crops as from `read_crops`."""
-        h = self.dropout(torch.relu_(self.norm1(_convolve(self.conv1, x, crop1))))
-        h = self.norm2(_convolve(self.conv2, h, crop2))
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, in_channels, height, width) -> (batch, width, height, width)."""
+        h = self.dropout(torch.relu_(self.norm1(self.conv1(x))))
+        h = self.norm2(self.conv2(h))
         return torch.relu_(h + self.shortcut(x))
 
 
@@ -130,6 +130,7 @@ class FlexNet(nn.Module):
         self.head = nn.Linear(widths[-1], num_classes)
         nn.init.kaiming_normal_(self.head.weight)
         nn.init.zeros_(self.head.bias)
+        follow(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of images.
@@ -147,10 +148,12 @@ class FlexNet(nn.Module):
         if x.ndim != 4 or x.shape[1] != self.in_channels or 0 in x.shape[2:]:
             raise InputError(f"FlexNet expected images of shape (batch, {self.in_channels}, height, width), got shape {tuple(x.shape)}")
         convs: list[Any] = [self.conv, *[conv for block in self.blocks for conv in (block.conv1, block.conv2)]]
-        crops = read_crops(convs, x.shape[2:])
-        x = torch.relu_(self.norm(_convolve(self.conv, x, crops[0])))
-        for block, crop1, crop2 in zip(self.blocks, crops[1::2], crops[2::2], strict=True):
-            x = block(x, crop1, crop2)
+        keeps = plan(convs, x.shape[2:])
+        if torch.compiler.is_compiling():
+            hand_over(convs, keeps)
+        x = torch.relu_(self.norm(self.conv(x)))
+        for block in self.blocks:
+            x = block(x)
         return self.head(x.mean((2, 3)))
 
 
@@ -159,7 +162,3 @@ def default_factors(depth: int) -> list[float]:
     first = max(1, depth * 2 // 7)
     last = min(-(-depth * 2 // 7), depth - first)
     return [1.0] * first + [1.5] * (depth - first - last) + [2.0] * last
-
-
-def _convolve(conv: nn.Module, x: Tensor, crop: Crop | None) -> Tensor:
-    return conv(x) if crop is None else conv(x, crop)

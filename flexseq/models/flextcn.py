@@ -18,8 +18,9 @@ from flexseq.models.dropout import Dropout
 from flexseq.models.heads import SequenceHead, check_sequences, valid_steps
 from flexseq.models.norms import StepNorm, normalise
 from flexseq.nn import CKConv1d, FlexConv1d, NJetConv1d
-from flexseq.nn.continuous import Crop, read_crops
+from flexseq.nn.forward_pass import follow, hand_over, plan
 from flexseq.nn.layer import ConvLayer
+from flexseq.positions import Keep
 
 CONVS = ("flex", "ck", "njet", "conv")
 NORMS = ("batch", "layer", "group")
@@ -51,21 +52,16 @@ class ResidualBlock(nn.Module):
         self.dropout = Dropout(dropout)
         self.shortcut = nn.Identity() if in_channels == width else nn.Conv1d(in_channels, width, 1)
 
-    def forward(self, x: Tensor, crop1: Crop | None, crop2: Crop | None, *, last: int | None = None, valid: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, *, last1: int | None = None, last2: int | None = None, valid: Tensor | None = None) -> Tensor:
         """(batch, in_channels, length) -> (batch, width, length).
 
         Args:
-            crop1, crop2: as from `read_crops`, None for plain convolutions.
-            last: give only the last so many steps; for continuous convolutions.
-            valid: (batch, 1, length), which steps are no padding; there the output is 0. All where None; not together with `last`.
+            last1, last2: how many of its last steps each convolution is to give, for continuous ones; all by default.
+            valid: (batch, 1, length), which steps are no padding; there the output is 0. All where None; not together with `last1`.
         """
-        if crop1 is None or crop2 is None:
-            h = self.dropout(torch.relu_(normalise(self.norm1, self.conv1(x), valid)))
-            h = self.conv2(h)
-        else:
-            h = self.conv1(x, crop1, last=None if last is None else last + _taps(crop2) - 1)
-            h = self.dropout(torch.relu_(normalise(self.norm1, h, valid)))
-            h = self.conv2(h, crop2, last=last)
+        h = self.conv1(x) if last1 is None else self.conv1(x, last=last1)
+        h = self.dropout(torch.relu_(normalise(self.norm1, h, valid)))
+        h = self.conv2(h) if last2 is None else self.conv2(h, last=last2)
         h = self.dropout(torch.relu_(normalise(self.norm2, h, valid)))
         y = torch.relu_(h + self.shortcut(x[..., -h.shape[-1] :]))
         return y if valid is None else y.masked_fill(~valid, 0)
@@ -77,9 +73,9 @@ def _sees_one_step(norm: nn.Module) -> bool:
     return fixed or isinstance(norm, StepNorm)
 
 
-def _taps(crop: Crop) -> int:
+def _taps(keep: Keep) -> int:
     """Taps that are kept of a kernel over one axis."""
-    ((start, stop),) = crop.keep
+    ((start, stop),) = keep
     return stop - start
 
 
@@ -177,6 +173,7 @@ class FlexTCN(nn.Module):
         widths = [in_channels] + [width] * depth
         self.blocks = nn.ModuleList(ResidualBlock(a, b, make_conv, norms[norm], dropout) for a, b in itertools.pairwise(widths))
         self.head = SequenceHead(width, num_classes, head)
+        follow(self)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Logits of sequences.
@@ -198,36 +195,43 @@ class FlexTCN(nn.Module):
         check_sequences(self, x, self.in_channels)
         if lengths is not None:
             return self._forward_padded(x, lengths)
-        convs: list[Any] = [conv for block in self.blocks for conv in (block.conv1, block.conv2)]
-        crops = read_crops(convs, x.shape[2:])
-        pairs = list(zip(crops[::2], crops[1::2], strict=True))
-        for block, (crop1, crop2), last in zip(self.blocks, pairs, self._steps_to_give(pairs), strict=True):
-            x = block(x, crop1, crop2, last=last)
+        convs = self._convolutions()
+        keeps = plan(convs, x.shape[2:])
+        if torch.compiler.is_compiling():
+            hand_over(convs, keeps)
+        steps = self._steps_to_give(keeps)
+        for block, last1, last2 in zip(self.blocks, steps[::2], steps[1::2], strict=True):
+            x = block(x, last1=last1, last2=last2)
         return self.head(x)
 
     def _forward_padded(self, x: Tensor, lengths: Tensor) -> Tensor:
         lengths, valid = valid_steps(self, x, lengths)
         x = x.masked_fill(~valid, 0)
-        convs: list[Any] = [conv for block in self.blocks for conv in (block.conv1, block.conv2)]
-        unsized = any(isinstance(conv, ConvLayer) and conv._needs_size() for conv in convs)
-        crops = read_crops(convs, (int(lengths.max()),) if unsized else None)  # kernels as long as the longest series, not as the padding
-        for block, crop1, crop2 in zip(self.blocks, crops[::2], crops[1::2], strict=True):
-            x = block(x, crop1, crop2, valid=valid)
+        convs = self._convolutions()
+        unsized = any(isinstance(conv, ConvLayer) and conv.needs_size() for conv in convs)
+        keeps = plan(convs, (int(lengths.max()),) if unsized else None)  # kernels as long as the longest series, not as the padding
+        if torch.compiler.is_compiling():
+            hand_over(convs, keeps)
+        for block in self.blocks:
+            x = block(x, valid=valid)
         return self.head(x, lengths)
 
-    def _steps_to_give(self, crops: list[tuple[Crop | None, Crop | None]]) -> list[int | None]:
-        """How many of its last steps each block has to give, None for all: in eval mode the last step's logits depend on no others."""
-        steps: list[int | None] = [None] * len(crops)
+    def _convolutions(self) -> list[Any]:
+        return [conv for block in self.blocks for conv in (block.conv1, block.conv2)]
+
+    def _steps_to_give(self, keeps: list[Keep | None]) -> list[int | None]:
+        """How many of its last steps each layer has to give, None for all: in eval mode the last step's logits depend on no others."""
+        steps: list[int | None] = [None] * len(keeps)
         norms: list[Any] = [norm for block in self.blocks for norm in (block.norm1, block.norm2)]
         if not self.causal or self.training or self.head.mode != "last" or not all(map(_sees_one_step, norms)):
             return steps
         wanted = 1
-        for i in reversed(range(len(crops))):
-            crop1, crop2 = crops[i]
-            if crop1 is None or crop2 is None:
+        for i in reversed(range(len(keeps))):
+            keep = keeps[i]
+            if keep is None:
                 break
             steps[i] = wanted
-            wanted += _taps(crop1) + _taps(crop2) - 2
+            wanted += _taps(keep) - 1
         return steps
 
 

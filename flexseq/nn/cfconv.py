@@ -170,7 +170,7 @@ class CFConv(ConvLayer):
             raise InputError(f"{type(self).__name__} expected at least one sample, got shape {tuple(x.shape)}")
         if not torch.compiler.is_compiling():
             self._read_code()
-        if self._needs_size():
+        if self.needs_size():
             self._size_from(x.shape[2:])
         if self.training:
             self._share()

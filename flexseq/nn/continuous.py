@@ -2,54 +2,28 @@
 
 import math
 import warnings
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Hashable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from flexseq.errors import InputError, unknown_name
+from flexseq.errors import unknown_name
 from flexseq.functional import basis_long_conv
 from flexseq.functional.long_conv import METHODS
-from flexseq.functional.programs import is_recorded_now, unrecorded
+from flexseq.functional.programs import is_recorded_now
 from flexseq.kernels import KernelFactory, make_kernel
+from flexseq.kernels.network import is_as_built
+from flexseq.nn.forward_pass import kernel_of, kernels_for_penalty, read_crops
+from flexseq.nn.kernel_cache import Snapshot
+from flexseq.nn.kernel_making import make_kernels, norm_of, taps_before
 from flexseq.nn.layer import ConvLayer, agreed_on, is_readable
 from flexseq.nn.mask import GaussianMask
 from flexseq.nn.sizes import KernelSize
 from flexseq.positions import Keep, tap_positions, tap_weights, taps_around
 
-CHECKPOINTED_FROM = 2048
-"""Taps from which the basis is computed again in the backward pass: 30 tensors of 32 functions take 8 MB there."""
-
-
-class KeptKernel(NamedTuple):
-    """A kernel as eval mode keeps it between calls.
-
-    Args:
-        values: the parameters that it was made from, as one vector.
-        settings: all else that it was made from, the taps among it.
-        basis, weight: the kernel as a mix of functions.
-        made: what convolutions have made of it; they leave it there.
-    """
-
-    values: Tensor
-    settings: tuple[Any, ...]
-    basis: Tensor
-    weight: Tensor
-    made: dict[str, Any]
-
-
-class Crop(NamedTuple):
-    """The taps that a layer keeps, and what it knows of the kernel there.
-
-    Args:
-        keep: a (start, stop) for each axis.
-        kernel: in eval mode without gradients, what an earlier call left, if nothing has changed since.
-    """
-
-    keep: Keep
-    kernel: KeptKernel | None = None
+NOT_OF_THE_KERNEL = frozenset({"training", "cache", "last_made", "planned_taps", "method"})
+"""A layer's own attributes that its kernel does not depend on."""
 
 
 class ContinuousConv(ConvLayer):
@@ -95,6 +69,7 @@ class ContinuousConv(ConvLayer):
         self.mask = mask
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         self.variance_preserving = variance_preserving
+        self.planned_taps: Keep | None = None  # while a program is recorded, those that the network read for all of its layers
         self._is_single = self._was_wider = False  # of the mask, in training
         self._drawn: Tensor | bool = False  # the readout's weight while it is still to be scaled: true for whatever it is
         if variance_preserving:
@@ -103,12 +78,11 @@ class ContinuousConv(ConvLayer):
             self._set_size(KernelSize(size, True))
             self._start()
 
-    def forward(self, x: Tensor, crop: Crop | None = None, *, last: int | None = None) -> Tensor:
+    def forward(self, x: Tensor, *, last: int | None = None) -> Tensor:
         """Convolve. In eval mode without gradients the kernel is kept from call to call, until a parameter changes.
 
         Args:
             x: (batch, in_channels, *grid).
-            crop: the taps to use, as `read_crops` gives them for a whole network at once; by default the layer reads its own mask.
             last: give only the last so many outputs of a causal layer over one axis; all by default.
 
         Returns:
@@ -118,23 +92,14 @@ class ContinuousConv(ConvLayer):
             InputError: another number of axes or channels.
         """
         self._check_input(x, self.kernel_network.readout.bias.dtype)
-        if crop is None:
-            (crop,) = read_crops([self], x.shape[2:])
-            assert crop is not None
-        kept = None
-        replica = getattr(self, "_is_replica", False)  # of nn.DataParallel: made for one call, without parameters to compare
-        if self.training or torch.is_grad_enabled() or is_recorded_now() or replica:
-            basis, weight = self._mix(crop.keep)
-        else:
-            kernel = crop.kernel or self._kernel_to_keep(crop.keep)
-            basis, weight, kept = kernel.basis, kernel.weight, kernel.made
+        kernel = kernel_of(self, x.shape[2:])
         options: dict[str, Any] = {
             "causal": self.causal,
             "groups": self.groups,
             "method": self.method,
-            "before": self._taps_before(crop.keep),
+            "before": taps_before(self, kernel.keep),
         }
-        return basis_long_conv(x, basis, weight, self.bias, **options, last=last, kept=kept)
+        return basis_long_conv(x, kernel.basis, kernel.weight, self.bias, **options, last=last, kept=kernel.kept)
 
     def sample_kernel(self, *, crop: bool = True) -> Tensor:
         """The kernel as it is applied, masked and cropped: (out_channels, in_channels / groups, *taps).
@@ -157,74 +122,53 @@ class ContinuousConv(ConvLayer):
         Returns:
             (H, *taps), and (out_channels, in_channels / groups, H).
         """
-        (kept,) = read_crops([self])
-        assert kept is not None
-        return self._mix(kept.keep if crop else self._all_taps())
+        (keep,) = read_crops([self])
+        assert keep is not None
+        (kernel,) = make_kernels([self], [keep if crop else self._all_taps()])
+        return kernel.basis, kernel.weight
 
-    def kernel_norm(self, crop: Crop | None = None) -> Tensor:
+    def kernel_norm(self) -> Tensor:
         """||sampled kernel||_2, without sampling the kernel: ||W B||^2 = tr(W B B' W') for a basis B and a readout W. A scalar.
 
-        Args:
-            crop: the taps, as in `forward`.
+        Of the kernel of the forward pass before, where nothing changed since.
         """
-        if crop is None:
-            (crop,) = read_crops([self])
-            assert crop is not None
-        with torch.autocast(self._device.type, enabled=False):
-            basis, weight = self._mix(crop.keep)
-            basis, weight = basis.flatten(1), weight.flatten(0, 1)
-            square = ((weight @ (basis @ basis.T)) * weight).sum()
-            tiny = torch.finfo(square.dtype).tiny  # the root's slope at 0 is infinite
-            return square.clamp_min(tiny).sqrt()
+        (kernel,) = kernels_for_penalty([self])
+        return norm_of(kernel)
 
-    def _kernel_to_keep(self, keep: Keep) -> KeptKernel:
-        # Before the kernel: should anything change meanwhile, it will not be taken for the new one's.
-        values, settings = self._kernel_values(), self._kernel_settings(keep)
-        self._kept = kept = KeptKernel(values, settings, *self._mix(keep), {})
-        return kept
+    def basis(self, keep: Keep) -> Tensor:
+        """The functions that the kernel is a linear combination of, at some taps: (H, *taps), at least in float32.
 
-    def _kernel_settings(self, keep: Keep) -> tuple[Any, ...]:
-        """What a sampled kernel depends on beside parameters: the taps, the network's own settings; and whose stream of work made it."""
-        network = vars(self.kernel_network).items()
-        own = [(name, value) for name, value in network if isinstance(value, str | int | float) and name != "training"]
-        stream = torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None
-        return self.kernel_size, self.ratio, tuple(keep), tuple(own), stream
-
-    def _kernel_values(self) -> Tensor:
-        """The parameters and buffers that a sampled kernel depends on, copied into one vector."""
-        modules = [self.kernel_network] if self.mask is None else [self.kernel_network, self.mask]
-        values = [value for module in modules for value in (*module.parameters(), *module.buffers())]
-        return torch.cat([value.detach().flatten() for value in values])
-
-    def _unchanged(self, kept: KeptKernel) -> Tensor | None:
-        """Whether a kept kernel is still the layer's, as a tensor on its device; None where there is nothing to compare."""
-        values = self._kernel_values()
-        if (values.shape, values.dtype, values.device) != (kept.values.shape, kept.values.dtype, kept.values.device):
-            return None
-        return (values == kept.values).all()
-
-    def _mix(self, keep: Keep) -> tuple[Tensor, Tensor]:
-        """The kernel as a mix of functions, at least in float32.
-
-        Returns:
-            The functions at the kept taps, times the mask, (H, *taps), and their weights, (out_channels, in_channels / groups, H).
+        The last of them is a constant, whose weights are the readout's biases; all are times the mask. `flexseq.nn.kernel_making` makes
+        those of many layers at once.
         """
-        with torch.autocast(self._device.type, enabled=False):  # positions need more digits than half precision has
-            taps = math.prod([stop - start for start, stop in keep])
-            if torch.is_grad_enabled() and not is_recorded_now() and taps >= CHECKPOINTED_FROM:
-                # Cheap to make again in the backward pass, costly to keep: some thirty tensors of this size.
-                basis = checkpoint(self._basis, keep, use_reentrant=False, preserve_rng_state=False)
-            else:
-                basis = self._basis(keep)
-            readout = self.kernel_network.readout
-            weight = torch.cat([readout.effective_weight(), readout.bias[:, None]], 1).to(basis.dtype)
-        return basis, weight.unflatten(0, (self.out_channels, self.in_channels // self.groups))
-
-    def _basis(self, keep: Keep) -> Tensor:
         positions = self._positions(keep)
         basis = self.kernel_network.basis(positions)
-        basis = torch.cat([basis, torch.ones_like(basis[:1])])  # the readout's bias is the weight of a constant
+        basis = torch.cat([basis, torch.ones_like(basis[:1])])
         return self._weighted(basis if self.mask is None else basis * self._window(positions, keep), keep)
+
+    def stacking_key(self) -> Hashable | None:
+        """What layers must have in common to have their kernel networks evaluated as one; None for one that is evaluated by itself."""
+        own_way = type(self).basis is not ContinuousConv.basis or "basis" in self.__dict__
+        network_key = self.kernel_network.stacking_key()
+        if network_key is None or own_way or is_recorded_now() or not self.is_readable():
+            return None
+        mask_key: Hashable = None
+        if self.mask is not None:
+            if not is_as_built(self.mask, GaussianMask):
+                return None
+            mask_key = self.mask.angle is not None
+        readout = self.kernel_network.readout
+        return network_key, self.ndim, mask_key, readout.bias.dtype
+
+    def snapshot(self) -> Snapshot | None:
+        """Everything that the kernel is a function of; None where it cannot be compared."""
+        own = [(name, value) for name, value in vars(self).items() if not name.startswith("_") and name not in NOT_OF_THE_KERNEL]
+        stream = torch.cuda.current_stream(self.device).stream_id if self.device.type == "cuda" else None
+        return Snapshot.of(type(self), self.kernel_size, self.ratio, own, stream, *self.kernel_modules())
+
+    def kernel_modules(self) -> tuple[nn.Module | None, ...]:
+        """Of whose parameters the kernel is made."""
+        return self.kernel_network, self.mask
 
     def _window(self, positions: Tensor, keep: Keep) -> Tensor:
         """The mask at the taps; zero outside of the crop, where that could not be read and `keep` has all taps."""
@@ -238,28 +182,20 @@ class ContinuousConv(ConvLayer):
         """Functions at the taps times what the taps count at the layer's resolution."""
         if self.ratio == 1:
             return basis
-        assert self.kernel_size is not None
         options: dict[str, Any] = {"causal": self.causal, "keep": keep, "ratio": self.ratio, "dtype": basis.dtype, "device": basis.device}
-        return basis * tap_weights(self.kernel_size, **options)
+        return basis * tap_weights(self.known_size(), **options)
 
     def _positions(self, keep: Keep) -> Tensor:
-        assert self.kernel_size is not None  # whoever has taps to keep has asked read_crops, which checks it
-        parameter = self.kernel_network.readout.bias
-        dtype = torch.promote_types(parameter.dtype, torch.float32)
-        return tap_positions(self.kernel_size, causal=self.causal, keep=keep, ratio=self.ratio, dtype=dtype, device=parameter.device)
-
-    def _taps_before(self, keep: Keep) -> list[int]:
-        """Kept taps before the present one, for each axis."""
-        assert self.kernel_size is not None
-        around = [taps_around(size, causal=self.causal, ratio=self.ratio)[0] for size in self.kernel_size]
-        return [before - start for before, (start, _) in zip(around, keep, strict=True)]
+        dtype = torch.promote_types(self.kernel_network.readout.bias.dtype, torch.float32)
+        return tap_positions(self.known_size(), causal=self.causal, keep=keep, ratio=self.ratio, dtype=dtype, device=self.device)
 
     def _all_taps(self) -> list[tuple[int, int]]:
         around = [taps_around(size, causal=self.causal, ratio=self.ratio) for size in self.known_size()]
         return [(0, before + after + 1) for before, after in around]
 
     @property
-    def _device(self) -> torch.device:
+    def device(self) -> torch.device:
+        """Where the parameters are."""
         return self.kernel_network.readout.bias.device
 
     def _size_for(self, grid: Sequence[int]) -> tuple[int, ...]:
@@ -271,9 +207,9 @@ class ContinuousConv(ConvLayer):
             return  # weights come later, from a state_dict
         if self.variance_preserving:
             self._preserve_variance()
-        (crop,) = read_crops([self])
-        assert crop is not None
-        if max(self.kernel_size) > 1 and all(stop - start == 1 for start, stop in crop.keep):
+        (keep,) = read_crops([self])
+        assert keep is not None
+        if max(self.kernel_size) > 1 and all(stop - start == 1 for start, stop in keep):
             warnings.warn(
                 f"{type(self).__name__} with a kernel of {'x'.join(map(str, self.kernel_size))} taps starts with a single one: "
                 f"its mask is too narrow to learn. Give a mask_sigma above {self._sigma_for_neighbours():.2g}",
@@ -331,59 +267,3 @@ class ContinuousConv(ConvLayer):
         if self.bias is None:
             parts.append("bias=False")
         return ", ".join(parts)
-
-
-def read_crops(layers: Sequence[nn.Module], grid: Sequence[int] | None = None) -> list[Crop | None]:
-    """The taps that each layer keeps, all that the host must know of them read from the device at once.
-
-    Args:
-        layers: any modules; those that are no continuous convolutions get None.
-        grid: the size of the input, for layers that have no kernel size yet.
-
-    Returns:
-        For each layer its crop, to be given to its `forward`.
-    """
-    continuous = [layer for layer in layers if isinstance(layer, ContinuousConv)]
-    if any(layer.mask is not None and not is_readable(layer.mask.sigma) for layer in continuous):  # as while a program is exported
-        return [Crop(layer._all_taps()) if isinstance(layer, ContinuousConv) else None for layer in layers]
-    if torch.jit.is_tracing():
-        with unrecorded():
-            return _read_crops(layers, None if grid is None else [int(n) for n in grid], False)
-    return _read_crops(layers, grid, not torch.is_grad_enabled() and not torch.compiler.is_compiling())
-
-
-@torch.compiler.disable
-def _read_crops(layers: Sequence[nn.Module], grid: Sequence[int] | None, kept: bool) -> list[Crop | None]:
-    continuous = [layer for layer in layers if isinstance(layer, ContinuousConv)]
-    if grid is not None:
-        for layer in continuous:
-            layer._read_code()
-            if layer._needs_size():
-                layer._size_from(grid)
-    vectors: dict[Any, Tensor] = {}
-    entries: dict[ContinuousConv, KeptKernel] = {}
-    for layer in continuous:
-        if layer.mask is not None:
-            vectors[layer.mask] = layer.mask.parameters_in_a_row().detach()
-        entry = layer._kept if kept and not layer.training and not getattr(layer, "_is_replica", False) else None
-        if entry is not None and (unchanged := layer._unchanged(entry)) is not None:
-            vectors[layer], entries[layer] = unchanged[None], entry
-    rows: dict[Any, list[float]] = {}
-    if vectors:
-        values = torch.cat(list(vectors.values())).tolist()  # the one read from the device
-        for key, vector in vectors.items():
-            rows[key], values = values[: len(vector)], values[len(vector) :]
-    crops: dict[nn.Module, Crop] = {}
-    for layer in continuous:
-        if layer.kernel_size is None:
-            raise InputError(f"{type(layer).__name__} has no kernel size yet: give kernel_size, or an input first")
-        if layer.mask is None:
-            keep = layer._all_taps()
-        else:
-            keep = layer.mask.kept_taps(layer.kernel_size, rows[layer.mask], causal=layer.causal, ratio=layer.ratio)
-            if layer.training and torch.is_grad_enabled():
-                layer._check_reach(keep)
-        entry = entries.get(layer)
-        same = entry is not None and rows[layer] == [1.0] and entry.settings == layer._kernel_settings(keep)
-        crops[layer] = Crop(keep, entry if same else None)
-    return [crops.get(layer) for layer in layers]

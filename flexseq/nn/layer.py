@@ -14,6 +14,7 @@ from torch.fx import Proxy
 from flexseq.checks import LARGEST, check_integers, check_tensor, is_integer
 from flexseq.errors import InputError
 from flexseq.functional.programs import as_integers, is_exporting, unrecorded
+from flexseq.nn.kernel_cache import KernelCache, Snapshot, tensors_of
 from flexseq.nn.sizes import DIGITS, KernelSize, decode, encode
 
 MOST_CHANNELS = 2**24
@@ -70,7 +71,8 @@ class ConvLayer(nn.Module):
         self._size = KernelSize()
         self.register_buffer("kernel_size_code", encode(self._size, self.ndim).to(torch.get_default_device()))
         self._seen_code: tuple[Any, ...] = ()
-        self._kept: Any = None  # what eval mode keeps between calls
+        self.cache = KernelCache()  # of eval mode
+        self.last_made: Any = None  # by the last forward pass with gradients, for penalties
 
     @property
     def kernel_size(self) -> tuple[int, ...] | None:
@@ -125,9 +127,38 @@ class ConvLayer(nn.Module):
         if found is not None and found != self._size and (found.size is not None or self._size.size is None):
             self._size = found
 
-    def _needs_size(self) -> bool:
+    @property
+    def size(self) -> KernelSize:
+        """`kernel_size` and `ratio`, and whether they are final."""
+        return self._size
+
+    def needs_size(self) -> bool:
         """Whether the next input gives the kernel its size."""
+        if not torch.compiler.is_compiling():
+            self._read_code()
         return self._size.size is None or (self.training and not self._size.settled)
+
+    def take_size(self, grid: Sequence[int]) -> None:
+        """Take the kernel's size from that of an input, where it needs one."""
+        if self.needs_size():
+            self._size_from(grid)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.kernel_size_code.device
+
+    def is_readable(self) -> bool:
+        """Whether the host can read what the kernel is made from."""
+        return all(map(is_readable, tensors_of(*self.kernel_modules())))
+
+    def kernel_modules(self) -> tuple[nn.Module | None, ...]:
+        """Of whose parameters the kernel is made; none for layers that keep no kernel."""
+        return ()
+
+    def snapshot(self) -> Snapshot | None:
+        """Everything that the kernel is a function of; None where nothing is kept of it, or that cannot be compared."""
+        return None
 
     @torch.compiler.disable
     def _size_from(self, grid: Sequence[int]) -> None:
@@ -135,7 +166,7 @@ class ConvLayer(nn.Module):
         grid = as_integers(grid)
         with SIZING, unrecorded():
             self._read_code(thoroughly=True)
-            if not self._needs_size():
+            if not self.needs_size():
                 return
             if 0 in grid:
                 raise InputError(f"{type(self).__name__} expected a first input of at least one sample, got a grid of {tuple(grid)}")
@@ -167,7 +198,7 @@ class ConvLayer(nn.Module):
                 raise InputError(f"{type(self).__name__} expected {key} to hold a kernel size for {self.ndim} axes, got {code.tolist()}")
             self._size = saved
         super()._load_from_state_dict(state_dict, prefix, *arguments)
-        self._kept = None
+        self._forget_kernels()
 
     def _size_as_saved_before(self, values: list[float]) -> KernelSize:
         """Sizes (0 where unknown), then the ratio, which the oldest files lack."""
@@ -237,12 +268,19 @@ class ConvLayer(nn.Module):
 
     def train(self, mode: bool = True) -> "ConvLayer":
         if mode:
-            self._kept = None
+            self._forget_kernels()
         return super().train(mode)
 
     def _apply(self, *arguments: Any, **options: Any) -> "ConvLayer":
-        self._kept = None  # parameters move or change their type
+        self._forget_kernels()  # parameters move or change their type
         return super()._apply(*arguments, **options)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_kept": None}  # copies and files do without
+        return {**self.__dict__, "cache": KernelCache(), "last_made": None}  # copies and files do without
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({"cache": KernelCache(), "last_made": None, **state})  # which layers pickled before did not have
+
+    def _forget_kernels(self) -> None:
+        self.cache.forget()
+        self.last_made = None

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +13,10 @@ from flexseq.arguments import records_arguments
 from flexseq.errors import InputError, unknown_name
 from flexseq.functional.circular_conv import as_correlation, checked_grid, circular_conv, half_grid, mirrored
 from flexseq.functional.long_conv import long_conv
-from flexseq.functional.programs import as_integers, is_recorded_now
+from flexseq.functional.programs import as_integers
 from flexseq.kernels import KERNELS, MLP, KernelFactory, make_kernel
+from flexseq.nn.forward_pass import kept_spectra
+from flexseq.nn.kernel_cache import Snapshot
 from flexseq.nn.layer import ConvLayer
 from flexseq.nn.sizes import KernelSize
 from flexseq.positions import bin_frequencies, in_band
@@ -28,20 +30,6 @@ SIZES: dict[str, tuple[tuple[int, ...], str]] = {
 """The paper's networks: widths between the frequencies and the kernels, and the activation."""
 
 PADDINGS = {"zero": "constant", "reflect": "reflect", "circular": "circular"}
-
-
-class Kept(NamedTuple):
-    """A spectrum, or a linear layer's kernel, as eval mode keeps it between calls.
-
-    Args:
-        values: the parameters that it was made from, as one vector.
-        settings: all else that it was made from.
-        made: (out_channels, in_channels / groups, *half), or (..., *grid) in space.
-    """
-
-    values: Tensor
-    settings: tuple[Any, ...]
-    made: Tensor
 
 
 class NIFFConv(ConvLayer):
@@ -115,8 +103,8 @@ class NIFFConv(ConvLayer):
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve. In eval mode without gradients, on a CPU, the spectrum (the kernel, where `linear`) is kept from call to call, until
-        a parameter changes; on a GPU it is made anew, since finding out would make the host wait.
+        """Convolve. In eval mode without gradients the spectrum (the kernel, where `linear`) is kept from call to call, until a parameter
+        changes; a network finds that out for all of its layers in one read from the device.
 
         Args:
             x: (batch, in_channels, *grid).
@@ -134,7 +122,7 @@ class NIFFConv(ConvLayer):
         x = self._padded(x)
         if not torch.compiler.is_compiling():
             self._read_code()
-        if self._needs_size():
+        if self.needs_size():
             self._size_from(grid)
         if not torch.compiler.is_compiling():
             self._say_size(grid)
@@ -223,19 +211,28 @@ class NIFFConv(ConvLayer):
         return as_correlation(spectrum, grid) if self.linear else spectrum
 
     def _kept_or_made(self, grid: Sequence[int]) -> Tensor:
-        parameter = self.real.readout.bias
-        keeps = not (self.training or torch.is_grad_enabled() or is_recorded_now()) and parameter.device.type == "cpu"
-        if not keeps:  # on a GPU the comparison would make the host wait, and the networks are small
+        kept = kept_spectra(self)
+        if kept is None:
             return self._made(grid)
-        values = torch.cat([value.detach().flatten() for part in (self.real, self.imaginary) for value in _values(part)])
-        own = [(name, value) for part in (self.real, self.imaginary) for name, value in vars(part).items() if _is_setting(name, value)]
-        settings = tuple(grid), self.kernel_size, self.ratio, self.as_published, self.in_cycles, tuple(own), parameter.dtype
-        kept = self._kept
-        if kept is not None and kept.settings == settings and torch.equal(kept.values, values):
-            return kept.made
-        made = self._made(grid)
-        self._kept = Kept(values, settings, made)
-        return made
+        key = tuple(grid)
+        if key not in kept:
+            kept[key] = self._made(grid)
+        return kept[key]
+
+    def snapshot(self) -> Snapshot | None:
+        """Everything that the kernels of all grids are functions of; None where it cannot be compared."""
+        stream = torch.cuda.current_stream(self.device).stream_id if self.device.type == "cuda" else None
+        own = self.linear, self.padding, self.as_published, self.in_cycles
+        return Snapshot.of(type(self), self.kernel_size, self.ratio, own, stream, *self.kernel_modules())
+
+    def kernel_modules(self) -> tuple[nn.Module | None, ...]:
+        """Of whose parameters the kernel is made."""
+        return self.real, self.imaginary
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.real.readout.bias.device
 
     def _padded(self, x: Tensor) -> Tensor:
         if self.padding is None:
@@ -297,11 +294,3 @@ def _factory(kernel: str | Sequence[int] | KernelFactory) -> tuple[str | KernelF
         raise InputError(f"kernel expected a size ({', '.join(SIZES)}), widths, or a network of flexseq.kernels, got {kernel!r}")
     listed: Any = tuple(kernel)
     return partial(MLP, widths=listed, activation="silu"), True
-
-
-def _values(network: nn.Module) -> list[Tensor]:
-    return [*network.parameters(), *network.buffers()]
-
-
-def _is_setting(name: str, value: object) -> bool:
-    return isinstance(value, str | int | float) and name != "training"

@@ -89,7 +89,7 @@ class NJetConv(ContinuousConv):
             method=method,
         )
 
-    def _basis(self, keep: Keep) -> Tensor:
+    def basis(self, keep: Keep) -> Tensor:
         positions = self._positions(keep)
         column = (self.ndim, *[1] * self.ndim)
         assert self.kernel_size is not None

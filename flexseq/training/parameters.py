@@ -5,7 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flexseq.nn.continuous import ContinuousConv, read_crops
+from flexseq.nn.continuous import ContinuousConv
+from flexseq.nn.forward_pass import kernels_for_penalty
+from flexseq.nn.kernel_making import norm_of
 from flexseq.nn.mask import GaussianMask
 from flexseq.nn.njet import NJetConv
 
@@ -47,8 +49,8 @@ def kernel_penalty(model: nn.Module) -> Tensor:
     """
     total = next(model.parameters()).new_zeros(())
     layers = [module for module in model.modules() if isinstance(module, ContinuousConv)]
-    for layer, crop in zip(layers, read_crops(layers), strict=True):  # all masks in one read from the device
-        total = total + layer.kernel_norm(crop)
+    for layer, kernel in zip(layers, kernels_for_penalty(layers), strict=True):
+        total = total + norm_of(kernel)
         if layer.bias is not None:
             total = total + torch.linalg.vector_norm(layer.bias)
     return total

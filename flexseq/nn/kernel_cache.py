@@ -1,0 +1,169 @@
+"""What eval mode keeps of a layer's kernel, and how it finds out whether that is still the layer's.
+
+A kernel is a function of parameters and buffers, whose values are compared, since code may write into them in ways that no version tells
+of, and of settings: plain attributes, lists, dicts and the classes of modules. A kernel that depends on anything else is not kept.
+"""
+
+import functools
+import types
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+INTERNAL = frozenset({*nn.Module().__dict__, "_arguments", "_conversions"})
+"""Attributes of any module that are looked at by themselves, or have no part in what it computes."""
+HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_hooks", "_backward_pre_hooks")
+DEEPEST = 16
+"""Of lists in lists; deeper ones may be circular."""
+EXACT = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
+
+
+class CannotCompareError(Exception):
+    """Something may change without anybody being able to tell."""
+
+
+class Snapshot(NamedTuple):
+    """Everything that a kernel is a function of.
+
+    Args:
+        settings: to be compared with ==.
+        tensors: whose values are to be compared.
+    """
+
+    settings: Any
+    tensors: list[Tensor]
+
+    @classmethod
+    def of(cls, *things: Any) -> "Snapshot | None":
+        """Of modules and settings; None where one of them cannot be compared."""
+        tensors: list[Tensor] = []
+        try:
+            settings = tuple(_frozen(thing, tensors, 0) for thing in things)
+        except CannotCompareError:
+            return None
+        if len({value.device for value in tensors}) > 1:
+            return None
+        return cls((settings, [(value.shape, value.dtype, value.device) for value in tensors]), tensors)
+
+
+def tensors_of(*modules: nn.Module | None) -> list[Tensor]:
+    """The parameters and buffers of modules and of what is in them."""
+    tensors: list[Tensor] = []
+    waiting = [module for module in modules if module is not None]
+    while waiting:
+        module = waiting.pop()
+        tensors += [value for part in (module._parameters, module._buffers) for value in part.values() if value is not None]
+        waiting += [child for child in module._modules.values() if child is not None]
+    return tensors
+
+
+class Entry(NamedTuple):
+    """What is kept.
+
+    Args:
+        settings: of the snapshot that it was made from.
+        values: the tensors' of that snapshot, copied into one vector.
+        made: from them.
+    """
+
+    settings: Any
+    values: Tensor
+    made: Any
+
+
+class KernelCache:
+    """One layer's kernel between calls in eval mode without gradients."""
+
+    def __init__(self) -> None:
+        self.entry: Entry | None = None
+
+    def keep(self, snapshot: Snapshot, values: Tensor, made: Any) -> None:
+        """Keep `made`, which was made after the snapshot and its `values` were taken: should anything change meanwhile, that is noticed."""
+        self.entry = Entry(snapshot.settings, values, made)
+
+    def forget(self) -> None:
+        """Keep nothing."""
+        self.entry = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"entry": None}  # copies and files do without
+
+
+def vector(snapshots: Sequence[Snapshot]) -> Tensor:
+    """The values of all tensors, copied into one vector."""
+    values = [value.detach().reshape(-1) for snapshot in snapshots for value in snapshot.tensors]
+    return torch.cat(values) if values else torch.empty(0)
+
+
+def split(values: Tensor, snapshots: Sequence[Snapshot]) -> list[Tensor]:
+    """`vector` in parts, one for each snapshot."""
+    return list(values.split([sum(value.numel() for value in snapshot.tensors) for snapshot in snapshots]))
+
+
+def unchanged(caches: Sequence[KernelCache], snapshots: Sequence[Snapshot], values: Tensor) -> Tensor | None:
+    """Whether what each cache keeps is what its snapshot would make: a bool on the device of `values`, their `vector`.
+
+    None where the host knows already that it is not.
+    """
+    entries = [cache.entry for cache in caches]
+    kept = [entry.values for entry in entries if entry is not None]
+    if len(kept) < len(entries) or any(
+        entry is not None and entry.settings != snapshot.settings for entry, snapshot in zip(entries, snapshots, strict=True)
+    ):
+        return None
+    return (values == _joined(kept)).all()
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """Parts one after the other, without a copy where they lie so."""
+    base = parts[0]._base
+    if base is not None and base.ndim == 1 and base.numel() == sum(part.numel() for part in parts):
+        offset = 0
+        for part in parts:
+            if part._base is not base or part.storage_offset() != base.storage_offset() + offset:
+                break
+            offset += part.numel()
+        else:
+            return base
+    return torch.cat(parts)
+
+
+def _frozen(value: Any, tensors: list[Tensor], depth: int) -> Any:
+    """A value as something that does not change with it and can be compared; tensors are put aside."""
+    kind = value.__class__
+    if kind in EXACT:
+        return kind, value
+    if isinstance(value, Tensor):
+        tensors.append(value)
+        return Tensor
+    if depth > DEEPEST:
+        raise CannotCompareError
+    if isinstance(value, nn.Module):
+        return _frozen_module(value, tensors, depth)
+    if kind in (list, tuple):
+        return kind, [_frozen(one, tensors, depth + 1) for one in value]
+    if kind is dict:
+        return kind, [(_frozen(key, tensors, depth + 1), _frozen(one, tensors, depth + 1)) for key, one in value.items()]
+    if kind in (set, frozenset):
+        return kind, sorted((_frozen(one, tensors, depth + 1) for one in value), key=repr)
+    if kind is functools.partial:
+        return kind, [_frozen(one, tensors, depth + 1) for one in (value.func, value.args, value.keywords)]
+    if isinstance(value, type | types.BuiltinFunctionType) or (isinstance(value, types.FunctionType) and value.__closure__ is None):
+        return kind, value
+    raise CannotCompareError
+
+
+def _frozen_module(module: nn.Module, tensors: list[Tensor], depth: int) -> Any:
+    own = module.__dict__
+    if module.training or any(own[name] for name in HOOKS):  # it may draw at random, or do anything
+        raise CannotCompareError
+    frozen: list[Any] = [module.__class__]
+    for name, value in own.items():
+        if name not in INTERNAL:
+            frozen.append((name, _frozen(value, tensors, depth + 1)))
+    for part in (own["_parameters"], own["_buffers"], own["_modules"]):
+        for name, value in part.items():
+            frozen.append((name, value if value is None else _frozen(value, tensors, depth + 1)))
+    return frozen
