@@ -31,7 +31,7 @@ class PlainConv(nn.Module):
             layer.kernel_size = layer._size_for(x.shape[2:])
         keep = [(0, size) for size in layer.kernel_size]
         if layer.mask is not None:
-            row = layer.mask.parameters_in_a_row().tolist()
+            row = torch.cat(layer.mask.in_a_row()).tolist()
             keep = layer.mask.kept_taps(layer.kernel_size, row, causal=layer.causal)
         positions = tap_positions(layer.kernel_size, causal=layer.causal, keep=keep, device=x.device)
         kernel = layer.kernel_network(positions)

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -12,16 +12,17 @@ from torch import Tensor
 
 from flexseq.functional.costs import transforms_cost
 from flexseq.functional.fft_length import fft_length
+from flexseq.functional.programs import constant
 
 BLOCKS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 256)
 """Into how many blocks a signal may be cut."""
 
 
 class Axis(NamedTuple):
-    """How one axis of a signal is cut.
+    """How one axis of a signal is cut into blocks; outputs j * hop .. (j + 1) * hop are the first of what block j gives.
 
-    With one block, the block is the signal with zeros behind it; the kernel's taps before the present wrap round the end. With more,
-    block j begins `before` samples before its outputs j * hop .. (j + 1) * hop.
+    Block j holds the samples that they see, from j * hop - before on. A single one may be shorter than the signal and the kernel together:
+    the last outputs' taps then wrap round to the zeros before the signal.
 
     Args:
         size: samples of the signal.
@@ -39,36 +40,55 @@ class Axis(NamedTuple):
     hop: int
     blocks: int
 
-    @property
-    def start(self) -> int:
-        """Where outputs begin within a block."""
-        return self.before if self.blocks > 1 else 0
 
+def cut(x: Tensor, axes: tuple[Axis, ...], context: int = 0) -> Tensor:
+    """(batch, channels, *grid) -> (batch, channels, *blocks, *points): the overlapping blocks, a view of the padded signal.
 
-def cut(x: Tensor, axes: tuple[Axis, ...]) -> Tensor:
-    """(batch, channels, *grid) -> (batch, channels, *blocks, *points): the overlapping blocks, a view where possible."""
-    for i, axis in enumerate(axes):
-        dim = 2 + i
-        whole = (axis.blocks - 1) * axis.hop + axis.points
-        x = _padded(x, dim, axis.start, whole - axis.size - axis.start)
+    Args:
+        context: samples along the last axis before the first output; at most the taps before the present one.
+    """
+    amounts = [(axis.before, (axis.blocks - 1) * axis.hop + axis.points - axis.size - axis.before) for axis in axes]
+    amounts[-1] = amounts[-1][0] - context, amounts[-1][1]
+    x = padded(x, amounts)
+    for dim, axis in enumerate(axes, start=2):
         x = x.unfold(dim, axis.points, axis.hop)
     return x
 
 
-def join(z: Tensor, y: Tensor, bias: Tensor | None, axes: tuple[Axis, ...]) -> None:
-    """Put each block's outputs one after the other, plus a bias: z (batch, channels, *blocks, *points) into y (batch, channels, *grid)."""
+def join(z: Tensor, bias: Tensor | None, axes: tuple[Axis, ...], out: Tensor | None = None) -> Tensor:
+    """Put each block's outputs one after the other, plus a bias: z (batch, channels, *blocks, *points) -> (batch, channels, *grid).
+
+    Args:
+        bias: (channels,).
+        out: where to; a new tensor by default.
+    """
+    y = z.new_empty(*z.shape[:2], *[axis.size for axis in axes]) if out is None else out
+    column = None if bias is None else bias.view(-1, *[1] * len(axes))
+    if column is not None and all(axis.blocks == 1 for axis in axes):
+        return torch.add(_first_outputs(z, axes), column, out=y)
     for blocks, grid in _pieces(z, y, axes):
-        if bias is None:
+        if column is None:
             grid.copy_(blocks)
         else:
-            torch.add(blocks, bias.view(-1, *[1] * (blocks.ndim - 2)), out=grid)
+            torch.add(blocks, column.view(-1, *[1] * (blocks.ndim - 2)), out=grid)
+    return y
 
 
 def spread(grad: Tensor, axes: tuple[Axis, ...]) -> Tensor:
     """The adjoint of `join`: (batch, channels, *grid) -> (batch, channels, *blocks, *points), zeros where blocks give no output."""
-    z = grad.new_zeros(*grad.shape[:2], *[axis.blocks for axis in axes], *[axis.points for axis in axes])
-    for blocks, grid in _pieces(z, grad, axes):
-        blocks.copy_(grid)
+    grad = padded(grad, [(0, axis.blocks * axis.hop - axis.size) for axis in axes])
+    for i, axis in reversed(list(enumerate(axes))):
+        grad = grad.unflatten(2 + i, (axis.blocks, axis.hop))
+    n = len(axes)
+    grad = grad.permute(0, 1, *range(2, 2 + 2 * n, 2), *range(3, 3 + 2 * n, 2))
+    return padded(grad, [(0, 0)] * n + [(0, axis.points - axis.hop) for axis in axes])
+
+
+def _first_outputs(z: Tensor, axes: tuple[Axis, ...]) -> Tensor:
+    """Of single blocks: (batch, channels, 1, ..., *points) -> (batch, channels, *grid), a view."""
+    z = z.flatten(1, 1 + len(axes))
+    for i, axis in enumerate(axes):
+        z = z.narrow(2 + i, 0, axis.size)
     return z
 
 
@@ -77,19 +97,20 @@ def _pieces(z: Tensor, y: Tensor, axes: tuple[Axis, ...]) -> Iterator[tuple[Tens
     ndim = len(axes)
     choices = []
     for axis in axes:
-        whole = axis.blocks - 1
-        choices.append([(0, whole, axis.hop), (whole, 1, axis.size - whole * axis.hop)] if whole else [(0, 1, axis.size)])
+        whole = axis.size // axis.hop
+        rest = axis.size - whole * axis.hop
+        choices.append([piece for piece in ((0, whole, axis.hop), (whole, 1, rest)) if piece[1] and piece[2]])
     for choice in itertools.product(*choices):
         blocks, grid = z, y
         for i, (axis, (first, count, outputs)) in enumerate(zip(axes, choice, strict=True)):
-            blocks = blocks.narrow(2 + i, first, count).narrow(2 + ndim + i, axis.start, outputs)
+            blocks = blocks.narrow(2 + i, first, count).narrow(2 + ndim + i, 0, outputs)
             dim = 2 + 2 * i  # each axis before has become two
             grid = grid.narrow(dim, first * axis.hop, count * outputs).unflatten(dim, (count, outputs))
         yield blocks.permute(0, 1, *itertools.chain.from_iterable((2 + i, 2 + ndim + i) for i in range(ndim))), grid
 
 
 def overlap_add(pieces: Tensor, axes: tuple[Axis, ...]) -> Tensor:
-    """The adjoint of `cut`: (batch, channels, *blocks, *points) -> (batch, channels, *grid), overlapping samples summed."""
+    """The adjoint of `cut`: (batch, channels, *blocks, *points) -> (batch, channels, *grid), overlapping samples summed; may be a view."""
     for i in reversed(range(len(axes))):
         axis = axes[i]
         pieces = pieces.movedim(2 + i, -2)  # (..., blocks, points)
@@ -102,8 +123,29 @@ def overlap_add(pieces: Tensor, axes: tuple[Axis, ...]) -> Tensor:
             whole = whole.flatten(-2)
         else:
             whole = pieces.squeeze(-2)
-        pieces = whole.narrow(-1, axis.start, axis.size).movedim(-1, 2 + i)
+        pieces = whole.narrow(-1, axis.before, axis.size).movedim(-1, 2 + i)
     return pieces
+
+
+def padded(x: Tensor, amounts: Sequence[tuple[int, int]]) -> Tensor:
+    """Zeros before and after, along each of the last axes; x itself where there are none.
+
+    Along a single axis by a concatenation, which writes each number once.
+    """
+    axes = [(dim, front, back) for dim, (front, back) in enumerate(amounts, start=x.ndim - len(amounts)) if front or back]
+    if not axes:
+        return x
+    if len(axes) > 1:
+        return F.pad(x, [amount for pair in reversed(amounts) for amount in pair])
+    ((dim, front, back),) = axes
+    zero = _zero(x.dtype, x.device)
+    zeros = [zero.expand(*x.shape[:dim], count, *x.shape[dim + 1 :]) for count in (front, back)]
+    return torch.cat([part for part in (zeros[0], x, zeros[1]) if part.shape[dim]], dim)
+
+
+@constant
+def _zero(dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.zeros((), dtype=dtype, device=device)
 
 
 @lru_cache(maxsize=4096)
@@ -138,9 +180,3 @@ def spectral_cost(x_shape: tuple[int, ...], kernel_shape: tuple[int, ...], axes:
     points = math.prod([axis.points for axis in axes])
     blocks = math.prod([axis.blocks for axis in axes])
     return transforms_cost(x_shape, kernel_shape, blocks, points, math.log2(points), functions)
-
-
-def _padded(x: Tensor, dim: int, front: int, back: int) -> Tensor:
-    if not front and not back:
-        return x
-    return F.pad(x, [0, 0] * (x.ndim - 1 - dim) + [front, back])

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from flexseq.checks import check_integers, check_real, check_tensor, is_integer
 from flexseq.errors import InputError
+from flexseq.functional.dtypes import at_least_float32
 from flexseq.functional.programs import as_integers, unrecorded
 
 SMALL = 64
@@ -64,7 +65,7 @@ def circular_conv(x: Tensor, spectrum: Tensor, bias: Tensor | None = None, *, gr
     if x.shape[0] == 0:  # which some transforms refuse; with a gradient of zeros
         empty = x.new_zeros(0, spectrum.shape[0], *grid) + 0 * spectrum.real.sum().to(x.dtype) + 0 * x.sum()
         return empty if bias is None else empty + 0 * bias.sum().to(x.dtype)
-    dtype = torch.promote_types(x.dtype, torch.float32)
+    dtype = at_least_float32(x.dtype)
     convolve: Any = _plain if torch.jit.is_tracing() else _CircularConv.apply
     if _is_depthwise(spectrum.shape[0], spectrum.shape[1], groups) and math.prod(grid) <= SMALL:
         convolve = _by_matrices
@@ -174,7 +175,7 @@ def resample(x: Tensor, size: int | Sequence[int]) -> Tensor:
     sizes: Any = (size, size) if is_integer(size) else tuple(size) if isinstance(size, Sequence) else ()
     if not sizes or not all(is_integer(one) and one >= 1 for one in sizes) or len(sizes) > x.ndim:
         raise InputError(f"resample expected a size of 1 or more for each axis, got {size!r} for shape {tuple(x.shape)}")
-    dtype = torch.promote_types(x.dtype, torch.float32)
+    dtype = at_least_float32(x.dtype)
     with torch.autocast(x.device.type, enabled=False):
         spectrum = torch.fft.fftn(x.to(dtype), dim=list(range(-len(sizes), 0)), norm="forward")
         for axis, new in zip(range(-len(sizes), 0), sizes, strict=True):

@@ -12,6 +12,7 @@ from torch import Tensor
 from flexseq.checks import check_integers, check_real, is_integer
 from flexseq.errors import InputError, unknown_name
 from flexseq.functional.costs import OPERATOR, direct_cost, transforms_cost
+from flexseq.functional.dtypes import at_least_float32
 from flexseq.functional.programs import is_exporting
 from flexseq.functional.spectral_conv import BasisConv, KernelConv, kept_basis_conv, may_be_kept, plain_conv
 
@@ -130,8 +131,8 @@ def basis_long_conv(
     if method == "direct":
         return _direct(x, _kernel(basis, weight, x, kept), bias, before, groups, context=x.shape[-1] - outputs)
     if kept is not None:
-        operator = functools.partial(kept_basis_conv, kept=kept)
-        return _through_ffts(operator, x, [basis, weight], bias, before, groups, method)[..., -outputs:]
+        operator = functools.partial(kept_basis_conv, context=x.shape[-1] - outputs, kept=kept)
+        return _through_ffts(operator, x, [basis, weight], bias, before, groups, method)
     return _through_ffts(BasisConv.apply, x, [basis, weight], bias, before, groups, method)[..., -outputs:]
 
 
@@ -220,7 +221,7 @@ def _direct(x: Tensor, weight: Tensor, bias: Tensor | None, before: list[int], g
 
 def _single_output(x: Tensor, basis: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tensor:
     """The last output of a causal convolution over one axis: samples times functions, then times their weights."""
-    dtype = torch.promote_types(x.dtype, torch.float32)
+    dtype = at_least_float32(x.dtype)
     with torch.autocast(x.device.type, enabled=False):
         features = x.to(dtype) @ basis[:, -x.shape[-1] :].to(dtype).T  # (batch, in_channels, H)
         features = rearrange(features, "b (g i) h -> b g (i h)", g=groups)
@@ -237,7 +238,7 @@ def _out_dtype(x: Tensor) -> torch.dtype:
 
 
 def _through_ffts(operator, x: Tensor, kernel: list[Tensor], bias: Tensor | None, before: list[int], groups: int, method: str) -> Tensor:
-    dtype = torch.promote_types(x.dtype, torch.float32)  # FFTs know no half precision
+    dtype = at_least_float32(x.dtype)  # FFTs know no half precision
     if bias is not None:
         bias = bias.to(dtype)
     if torch.jit.is_tracing():  # whose programs hold torch's operators alone

@@ -1,6 +1,7 @@
 """What has to be done differently while torch makes a program of what is computed."""
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,3 +33,24 @@ def unrecorded() -> Iterator[None]:
         yield
     finally:
         internal._set_tracing_state(state)
+
+
+def constant(make: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator of a function that makes tensors from its arguments alone, the last of which is their device: they are cached.
+
+    For each stream by itself, since on another one they may not be there yet; and not while a CUDA graph is captured, whose memory it is.
+    """
+
+    @functools.lru_cache(maxsize=64)
+    def made(arguments: tuple[Any, ...], stream: int) -> Any:
+        with torch.inference_mode(False), torch.no_grad():  # for later calls, which may need gradients
+            return make(*arguments)
+
+    @functools.wraps(make)
+    def get(*arguments: Any) -> Any:
+        device: torch.device = arguments[-1]
+        if is_recorded_now() or (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
+            return make(*arguments)
+        return made(arguments, torch.cuda.current_stream(device).stream_id if device.type == "cuda" else 0)
+
+    return get

@@ -1,31 +1,33 @@
 """Convolution through FFTs, in overlapping blocks, with the kernel's spectrum made a few hundred frequencies at a time.
 
 Long signals are cut into overlapping blocks of a few kernel lengths (overlap-save), so that short transforms do. The kernels come as they
-are, or as mixes of a few functions, weight (out, in, H) of basis (H, *taps), which is how kernel networks give them: then only the H
-functions are transformed, and the spectrum of the out * in kernels is one real matrix product for each chunk of frequencies, used while it
-is in the cache, never kept, and made again in the backward pass. Inference may keep it, where it is small (`kept_basis_conv`).
+are, or as linear combinations of a few functions, weight (out, in, H) of basis (H, *taps), which is how kernel networks give them: then
+only the H functions are transformed, and the spectrum of the out * in kernels is one real matrix product for each chunk of frequencies,
+used while it is in the cache, never kept, and made again in the backward pass. Inference may keep it, where it is small
+(`kept_basis_conv`).
 
 The operators are registered with torch as opaque ones: torch.compile meets no FFT length that changes with every crop, and the backward
 pass keeps the input and the kernel alone.
 
-With X, K, Z the transforms of the input's blocks (blocks x channels in), the kernels (channels out x in) and the output's blocks, a
-cross-correlation is at each frequency
-    Z = X P^T,   conj(dX) = G P,   dK = G^T X, summed over blocks,   where P = conj(K), G = conj(dZ).
+With X, K, Z the transforms of the input's blocks (blocks x channels in), the kernels (channels out x in), which begin at the first tap, and
+the output's blocks, a cross-correlation is at each frequency
+    Z = X P^T with P = conj(K),   dX = D K with D = dZ,   conj(dK) = D^T conj(X), summed over blocks.
+Which of them are conjugated is chosen so that it costs nothing: while they are moved to another layout anyway. Depthwise, the products are
+elementwise, and nothing moves.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor
 
-from flexseq.functional.blocks import Axis, choose_axes, cut, join, overlap_add, spread
+from flexseq.functional.blocks import Axis, choose_axes, cut, join, overlap_add, padded, spread
 from flexseq.functional.circular_conv import product_of_spectra
 from flexseq.functional.fft_length import fft_length
-from flexseq.functional.programs import as_integers
+from flexseq.functional.programs import as_integers, constant
 
 WORKING_SET = 2**20
 """Numbers that a chunk of frequencies may take: what stays in a processor's cache."""
@@ -56,24 +58,37 @@ def kernel_conv(x: Tensor, kernel: Tensor, bias: Tensor | None, before: list[int
         (batch, out_channels, *grid).
     """
     axes = choose_axes(x.shape, kernel.shape, tuple(before), None, method)
-    return _forward(x, _Kernels(kernel, axes, groups), bias, axes, groups)
+    return _forward(x, _Kernels(kernel, axes, groups), bias, axes)
 
 
 @torch.library.custom_op("flexseq::basis_conv", mutates_args=())
 def basis_conv(x: Tensor, basis: Tensor, weight: Tensor, bias: Tensor | None, before: list[int], groups: int, method: str) -> Tensor:
     """`kernel_conv` with the kernel `weight` (out_channels, in_channels / groups, H) @ `basis` (H, *taps), which is never formed."""
     axes = choose_axes(x.shape, (*weight.shape[:2], *basis.shape[1:]), tuple(before), basis.shape[0], method)
-    return _forward(x, _Mixes(basis, weight, axes, groups), bias, axes, groups)
+    return _forward(x, _Mixes(basis, weight, axes, groups), bias, axes)
 
 
 def kept_basis_conv(
-    x: Tensor, basis: Tensor, weight: Tensor, bias: Tensor | None, before: list[int], groups: int, method: str, kept: dict[str, Any]
+    x: Tensor,
+    basis: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    before: list[int],
+    groups: int,
+    method: str,
+    *,
+    context: int,
+    kept: dict[str, Any],
 ) -> Tensor:
     """`basis_conv` without gradients, which finds the spectra of the last call in `kept`, or leaves them there.
 
     Spectra of the out * in kernels are kept where they are small enough, else those of the basis alone.
+
+    Args:
+        context: samples at the begin of x, along the last axis, that are only seen: there are no outputs for them.
     """
-    axes = choose_axes(x.shape, (*weight.shape[:2], *basis.shape[1:]), tuple(before), basis.shape[0], method)
+    x_shape = (*x.shape[:-1], x.shape[-1] - context)
+    axes = choose_axes(x_shape, (*weight.shape[:2], *basis.shape[1:]), tuple(before), basis.shape[0], method)
     key = (axes, groups, basis.dtype)
     found, mixes = kept.get("mixes", (None, None))
     if found != key:
@@ -82,7 +97,7 @@ def kept_basis_conv(
             if may_be_kept(math.prod(weight.shape[:2]) * math.prod([axis.points for axis in axes]), x, weight.shape[0]):
                 mixes.make_all()
         kept["mixes"] = key, mixes
-    return _forward(x, mixes, bias, axes, groups)
+    return _forward(x, mixes, bias, axes, context)
 
 
 def may_be_kept(numbers: int, x: Tensor, out_channels: int) -> bool:
@@ -96,9 +111,11 @@ def kernel_conv_backward(
     grad: Tensor, x: Tensor, kernel: Tensor, before: list[int], groups: int, method: str, needs: list[bool]
 ) -> tuple[Tensor, Tensor]:
     """Gradients of `kernel_conv` with respect to x and kernel; an empty tensor for one that is not needed."""
+    if not len(x):
+        return torch.zeros_like(x), torch.zeros_like(kernel)
     axes = choose_axes(x.shape, kernel.shape, tuple(before), None, method)
     kernels = _Kernels(kernel, axes, groups)
-    grad_x = _backward(grad, x, kernels, axes, groups, needs_x=needs[0], needs_kernel=needs[1])
+    grad_x = _backward(grad, x, kernels, axes, needs_x=needs[0], needs_kernel=needs[1])
     return grad_x, kernels.gradient() if needs[1] else kernel.new_empty(0)
 
 
@@ -107,10 +124,12 @@ def basis_conv_backward(
     grad: Tensor, x: Tensor, basis: Tensor, weight: Tensor, before: list[int], groups: int, method: str, needs: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `basis_conv` with respect to x, basis and weight; empty tensors for those that are not needed."""
+    if not len(x):
+        return torch.zeros_like(x), torch.zeros_like(basis), torch.zeros_like(weight)
     axes = choose_axes(x.shape, (*weight.shape[:2], *basis.shape[1:]), tuple(before), basis.shape[0], method)
     mixes = _Mixes(basis, weight, axes, groups)
     needs_kernel = needs[1] or needs[2]
-    grad_x = _backward(grad, x, mixes, axes, groups, needs_x=needs[0], needs_kernel=needs_kernel)
+    grad_x = _backward(grad, x, mixes, axes, needs_x=needs[0], needs_kernel=needs_kernel)
     if not needs_kernel:
         return grad_x, basis.new_empty(0), weight.new_empty(0)
     return grad_x, *mixes.gradients()
@@ -122,104 +141,206 @@ class _Kernels:
     def __init__(self, kernel: Tensor, axes: tuple[Axis, ...], groups: int):
         self.axes, self.groups, self.taps = axes, groups, kernel.shape[2:]
         self.out_channels, self.in_per_group = kernel.shape[:2]
+        self.is_depthwise = groups == self.out_channels and self.in_per_group == 1
         self.spectrum = _transform(_placed(kernel, axes), len(axes))  # (out, in / groups, frequencies)
         self.slope: Tensor | None = None
 
-    def at(self, chunk: slice) -> Tensor:
-        """conj(K) at some frequencies: (frequencies * groups, out / groups, in / groups)."""
-        return rearrange(self.spectrum[..., chunk].conj(), "(g o) i f -> (f g) o i", g=self.groups).resolve_conj()
+    def at(self, chunk: slice, *, conj: bool) -> Tensor:
+        """K, or conj(K), at some frequencies: (frequencies, groups, out / groups, in / groups)."""
+        part = self.spectrum[..., chunk].unflatten(0, (self.groups, -1)).permute(3, 0, 1, 2)
+        return _laid_out(part.conj() if conj else part)
+
+    def depthwise(self, *, conj: bool) -> Tensor:
+        """All of K, or conj(K), of a depthwise convolution: (channels, frequencies)."""
+        return self.spectrum[:, 0].conj_physical() if conj else self.spectrum[:, 0]
 
     def take_slope(self, slope: Tensor, chunk: slice) -> None:
-        """Keep the gradient with respect to K at these frequencies, in the shape of `at`."""
+        """Keep conj(dK) at these frequencies, in the shape of `at`."""
+        slope = slope.permute(1, 2, 3, 0).flatten(0, 1).conj()
+        if slope.shape == self.spectrum.shape:
+            self.slope = slope
+            return
         if self.slope is None:
             self.slope = torch.empty_like(self.spectrum)
-        self.slope[..., chunk] = rearrange(slope, "(f g) o i -> (g o) i f", g=self.groups)
+        self.slope[..., chunk] = slope
+
+    def take_depthwise_slope(self, slope: Tensor) -> None:
+        """The same of a depthwise convolution: (channels, frequencies)."""
+        self.slope = slope[:, None].conj()
 
     def gradient(self) -> Tensor:
         """(out, in / groups, *taps)."""
         assert self.slope is not None  # there is at least one frequency
-        return _taken(_inverse(self.slope, self.axes), self.axes, self.taps)
+        return _taken(_inverse(self.slope, self.axes), self.taps)
 
 
 class _Mixes:
-    """Spectra of kernels that are mixes of a basis."""
+    """Spectra of kernels that are linear combinations of a basis."""
 
     def __init__(self, basis: Tensor, weight: Tensor, axes: tuple[Axis, ...], groups: int):
         self.axes, self.groups, self.taps, self.shape = axes, groups, basis.shape[1:], weight.shape
         self.out_channels, self.in_per_group = weight.shape[:2]
-        spectrum = _transform(_placed(basis, axes), len(axes))
-        self.basis = rearrange(torch.view_as_real(spectrum), "h f p -> p f h").contiguous()
+        self.is_depthwise = groups == self.out_channels and self.in_per_group == 1
+        self.spectrum = _transform(_placed(basis, axes), len(axes))  # (H, frequencies)
         self.weight = weight.flatten(0, 1)  # (out * in / groups, H)
-        self.minus_weight = -self.weight
+        self.parts: dict[bool, Tensor] = {}
         self.basis_slope: Tensor | None = None
         self.weight_slope: Tensor | None = None
         self.all: Tensor | None = None
 
     def make_all(self) -> None:
-        """Make the spectra of all kernels now, rather than when they are asked for."""
-        self.all = self.at(slice(None))
+        """Make the spectra of all kernels now, rather than when they are asked for; for the forward pass."""
+        self.all = self.depthwise(conj=True) if self.is_depthwise else self.at(slice(None), conj=True)
 
-    def at(self, chunk: slice) -> Tensor:
-        """conj(K) at some frequencies: (frequencies * groups, out / groups, in / groups)."""
+    def at(self, chunk: slice, *, conj: bool) -> Tensor:
+        """K, or conj(K), at some frequencies: (frequencies, groups, out / groups, in / groups)."""
         if self.all is not None:
-            return self.all.unflatten(0, (-1, self.groups))[chunk].flatten(0, 1)
-        real = torch.mm(self.basis[0, chunk], self.weight.T)
-        imaginary = torch.mm(self.basis[1, chunk], self.minus_weight.T)
-        return torch.complex(real, imaginary).view(-1, self.out_channels // self.groups, self.in_per_group)
+            return self.all[chunk]
+        parts = torch.matmul(self._real_parts(conj=conj)[:, chunk], self.weight.T)
+        return torch.complex(parts[0], parts[1]).view(-1, self.groups, self.out_channels // self.groups, self.in_per_group)
+
+    def _real_parts(self, *, conj: bool) -> Tensor:
+        """The basis's spectrum, or the conjugated one: (2, frequencies, H), real and imaginary parts."""
+        if conj not in self.parts:
+            moved = torch.view_as_real(self.spectrum).permute(2, 1, 0)
+            parts = torch.empty(moved.shape, dtype=moved.dtype, device=moved.device)
+            self.parts[conj] = torch.mul(moved, _signs(moved.dtype, moved.device), out=parts) if conj else parts.copy_(moved)
+        return self.parts[conj]
+
+    def depthwise(self, *, conj: bool) -> Tensor:
+        """All of K, or conj(K), of a depthwise convolution: (channels, frequencies)."""
+        if self.all is not None:
+            return self.all
+        flat = torch.view_as_real(self.spectrum).flatten(1)
+        spectrum = torch.view_as_complex(torch.mm(self.weight, flat).unflatten(1, (-1, 2)))
+        return spectrum.conj_physical_() if conj else spectrum
 
     def take_slope(self, slope: Tensor, chunk: slice) -> None:
-        """Add up the gradient with respect to K at these frequencies, in the shape of `at`."""
+        """Add up what conj(dK) at these frequencies, in the shape of `at`, makes of the gradients."""
+        parts = _laid_out(torch.view_as_real(slope).permute(4, 0, 1, 2, 3).flatten(2))  # (2, frequencies, out * in / groups)
+        slope = torch.matmul(parts, self.weight)
+        basis = self._real_parts(conj=False)
+        share = _share(
+            tuple(axis.points for axis in self.axes), basis.dtype, basis.device
+        )  # Parseval: a sum over taps is one over frequencies
+        if len(slope[0]) == basis.shape[1]:
+            self.basis_slope = slope
+            self.weight_slope = torch.mm(parts.flatten(0, 1).T, (basis * share).flatten(0, 1))
+            return
         if self.basis_slope is None:
-            self.basis_slope = torch.empty_like(self.basis)
+            self.basis_slope = torch.empty_like(basis)
             self.weight_slope = torch.zeros_like(self.weight)
-            self.share = _share(self.axes, self.basis)[:, None]  # Parseval: a sum over taps is one over frequencies
-        parts = rearrange(torch.view_as_real(slope), "(f g) o i p -> p f (g o i)", g=self.groups).contiguous()
-        self.basis_slope[:, chunk] = torch.matmul(parts, self.weight)
-        weighted = self.basis[:, chunk] * self.share[chunk]
         assert self.weight_slope is not None
-        self.weight_slope.addmm_(parts.flatten(0, 1).T, weighted.flatten(0, 1))
+        self.basis_slope[:, chunk] = slope
+        self.weight_slope.addmm_(parts.flatten(0, 1).T, (basis[:, chunk] * share[:, chunk]).flatten(0, 1))
+
+    def take_depthwise_slope(self, slope: Tensor) -> None:
+        """The same of a depthwise convolution: (channels, frequencies)."""
+        slope = torch.view_as_real(slope)  # (channels, frequencies, 2)
+        share = _share(tuple(axis.points for axis in self.axes), slope.dtype, slope.device).permute(2, 1, 0)
+        self.basis_slope = torch.mm(self.weight.T, slope.flatten(1)).unflatten(1, (-1, 2)).permute(2, 1, 0)
+        self.weight_slope = torch.mm(slope.flatten(1), (torch.view_as_real(self.spectrum) * share).flatten(1).T)
 
     def gradients(self) -> tuple[Tensor, Tensor]:
         """(H, *taps) and (out, in / groups, H)."""
         assert self.basis_slope is not None  # there is at least one frequency
         assert self.weight_slope is not None
-        spectrum = torch.view_as_complex(rearrange(self.basis_slope, "p f h -> h f p").contiguous())
-        return _taken(_inverse(spectrum, self.axes), self.axes, self.taps), self.weight_slope.view(self.shape)
+        moved = self.basis_slope.permute(2, 1, 0)
+        spectrum = torch.empty(moved.shape, dtype=moved.dtype, device=moved.device)
+        torch.mul(moved, _signs(moved.dtype, moved.device).permute(2, 1, 0), out=spectrum)
+        return _taken(_inverse(torch.view_as_complex(spectrum), self.axes), self.taps), self.weight_slope.view(self.shape)
 
 
-def _forward(x: Tensor, kernels: _Kernels | _Mixes, bias: Tensor | None, axes: tuple[Axis, ...], groups: int) -> Tensor:
+def _forward(x: Tensor, kernels: _Kernels | _Mixes, bias: Tensor | None, axes: tuple[Axis, ...], context: int = 0) -> Tensor:
+    grid = [axis.size for axis in axes]
+    if not len(x):
+        return x.new_empty(0, kernels.out_channels, *grid)
     with torch.autocast(x.device.type, enabled=False):
-        y = x.new_empty(x.shape[0], kernels.out_channels, *x.shape[2:])
-        spectra = _spectra(x, cut, axes, groups)
-        result = _like(spectra, kernels.out_channels)
-        for chunk in _chunks(spectra, kernels):
-            result[chunk] = _products(spectra[chunk], kernels.at(chunk).mT)
-        for part in _parts(y, axes, groups):
-            join(_signals(result, part, axes), y[part], None if bias is None else bias[part[1]], axes)
-        return y
+        parts = list(_parts(x, kernels, axes))
+        out = None if len(parts) == 1 else x.new_empty(x.shape[0], kernels.out_channels, *grid)
+        if kernels.is_depthwise:
+            spectrum = _for_blocks(kernels.depthwise(conj=True), axes)
+            for part in parts:
+                z = _inverse(_transform(cut(x[part], axes, context), len(axes)).mul_(spectrum[part[1]]), axes)
+                y = join(z, None if bias is None else bias[part[1]], axes, None if out is None else out[part])
+            return y if out is None else out
+        spectra = _spectra(x, functools.partial(cut, context=context), kernels, axes)
+        result = _each_chunk(spectra, kernels, lambda part, chunk: _products(part, kernels.at(chunk, conj=True).transpose(-1, -2)))
+        for part in _parts(x, kernels, axes, channels=kernels.out_channels):
+            y = join(_signals(result, part, axes), None if bias is None else bias[part[1]], axes, None if out is None else out[part])
+        return y if out is None else out
 
 
-def _backward(
-    grad: Tensor, x: Tensor, kernels: _Kernels | _Mixes, axes: tuple[Axis, ...], groups: int, *, needs_x: bool, needs_kernel: bool
-) -> Tensor:
+def _backward(grad: Tensor, x: Tensor, kernels: _Kernels | _Mixes, axes: tuple[Axis, ...], *, needs_x: bool, needs_kernel: bool) -> Tensor:
     """The gradient with respect to x, or an empty tensor; the kernel's is left with `kernels`."""
     with torch.autocast(x.device.type, enabled=False):
-        slopes = _spectra(grad, spread, axes, groups, conj=True)
-        if needs_kernel:
-            spectra = _spectra(x, cut, axes, groups)
-        if needs_x:
-            grad_x = torch.empty_like(x, memory_format=torch.contiguous_format)
-            result = _like(slopes, x.shape[1])
-        for chunk in _chunks(slopes, kernels):
-            if needs_kernel:
-                kernels.take_slope(_rows(slopes[chunk]).mT @ _rows(spectra[chunk]), chunk)
-            if needs_x:
-                result[chunk] = _products(slopes[chunk], kernels.at(chunk))
+        if kernels.is_depthwise:
+            return _depthwise_backward(grad, x, kernels, axes, needs_x=needs_x, needs_kernel=needs_kernel)
+        slopes = _spectra(grad, spread, kernels, axes)
+        spectra = _spectra(x, cut, kernels, axes, conj=True) if needs_kernel else None
+
+        def products(part: Tensor, chunk: slice) -> Tensor | None:
+            if spectra is not None:
+                slope = torch.bmm(_rows(part).transpose(-1, -2), _rows(spectra[chunk]))
+                kernels.take_slope(slope.unflatten(0, (-1, part.shape[1])), chunk)
+            return _products(part, kernels.at(chunk, conj=False)) if needs_x else None
+
+        result = _each_chunk(slopes, kernels, products)
         if not needs_x:
             return x.new_empty(0)
-        for part in _parts(grad_x, axes, groups):
-            grad_x[part] = overlap_add(_signals(result, part, axes, conj=True), axes)
+        parts = list(_parts(x, kernels, axes))
+        if len(parts) == 1:
+            return overlap_add(_signals(result, parts[0], axes), axes).contiguous()
+        grad_x = torch.empty_like(x, memory_format=torch.contiguous_format)
+        for part in parts:
+            grad_x[part] = overlap_add(_signals(result, part, axes), axes)
         return grad_x
+
+
+def _depthwise_backward(
+    grad: Tensor, x: Tensor, kernels: _Kernels | _Mixes, axes: tuple[Axis, ...], *, needs_x: bool, needs_kernel: bool
+) -> Tensor:
+    spectrum = _for_blocks(kernels.depthwise(conj=False), axes) if needs_x else None
+    parts = list(_parts(x, kernels, axes))
+    grad_x = torch.empty_like(x, memory_format=torch.contiguous_format) if needs_x else x.new_empty(0)
+    slope: Tensor | None = None
+    for part in parts:
+        d = _transform(spread(grad[part], axes), len(axes))  # (batch, channels, *blocks, frequencies)
+        if needs_kernel:
+            products = _transform(cut(x[part], axes), len(axes)).conj_physical_().mul_(d)
+            some = products.sum([0, *range(2, 2 + len(axes))])
+            if len(parts) == 1:
+                slope = some
+            else:
+                slope = some.new_zeros(x.shape[1], some.shape[1]) if slope is None else slope
+                slope[part[1]] += some
+        if spectrum is not None:
+            grad_x[part] = overlap_add(_inverse(d.mul_(spectrum[part[1]]), axes), axes)
+    if slope is not None:
+        kernels.take_depthwise_slope(slope)
+    return grad_x
+
+
+def _for_blocks(spectrum: Tensor, axes: tuple[Axis, ...]) -> Tensor:
+    """(channels, frequencies) -> (channels, 1, ..., frequencies), to be multiplied with the spectra of blocks."""
+    return spectrum.view(len(spectrum), *[1] * len(axes), -1)
+
+
+def _each_chunk(spectra: Tensor, kernels: _Kernels | _Mixes, run: Callable[[Tensor, slice], Tensor | None]) -> Tensor:
+    """What `run` makes of the spectra of a chunk of frequencies, for all chunks; they are overwritten where the results fit."""
+    chunks = list(_chunks(spectra, kernels))
+    if len(chunks) == 1:
+        result = run(spectra, chunks[0])
+        return spectra if result is None else result
+    whole: Tensor | None = None
+    for chunk in chunks:
+        result = run(spectra[chunk], chunk)
+        if result is not None:
+            if whole is None:
+                fits = result.shape[1:] == spectra.shape[1:]
+                whole = spectra if fits else spectra.new_empty(len(spectra), *result.shape[1:])
+            whole[chunk] = result
+    return spectra if whole is None else whole
 
 
 def _transform(signal: Tensor, ndim: int) -> Tensor:
@@ -233,20 +354,28 @@ def _inverse(spectrum: Tensor, axes: tuple[Axis, ...]) -> Tensor:
     return torch.fft.irfftn(spectrum.unflatten(-1, [*points[:-1], points[-1] // 2 + 1]), s=points, dim=list(range(-len(axes), 0)))
 
 
-def _parts(signal: Tensor, axes: tuple[Axis, ...], groups: int) -> Iterator[tuple[slice, slice]]:
+def _parts(
+    signal: Tensor, kernels: _Kernels | _Mixes, axes: tuple[Axis, ...], *, channels: int | None = None
+) -> Iterator[tuple[slice, slice]]:
     """Slices of a signal's batch and channels, so large that a processor's cache holds the transforms of each."""
-    batch, channels = signal.shape[:2]
+    batch, channels = signal.shape[0], signal.shape[1] if channels is None else channels
     numbers = math.prod([axis.blocks * axis.points for axis in axes])
     size = PART * _patience(signal.device)
-    some_channels = channels if groups > 1 else min(channels, max(2, size // numbers))
+    whole = kernels.groups > 1 and not kernels.is_depthwise
+    some_channels = channels if whole else min(channels, max(2, size // numbers))
     some_examples = max(1, size // (numbers * channels)) if some_channels == channels else 1
-    for example in range(0, batch, some_examples):
-        for channel in range(0, channels, some_channels):
+    for channel in range(0, channels, some_channels):
+        for example in range(0, batch, some_examples):
             yield slice(example, example + some_examples), slice(channel, channel + some_channels)
 
 
 def _spectra(
-    signal: Tensor, cut_or_spread: Callable[[Tensor, tuple[Axis, ...]], Tensor], axes: tuple[Axis, ...], groups: int, *, conj: bool = False
+    signal: Tensor,
+    cut_or_spread: Callable[[Tensor, tuple[Axis, ...]], Tensor],
+    kernels: _Kernels | _Mixes,
+    axes: tuple[Axis, ...],
+    *,
+    conj: bool = False,
 ) -> Tensor:
     """Transforms of all blocks, frequencies first.
 
@@ -259,45 +388,59 @@ def _spectra(
         (frequencies, groups, batch, blocks, channels / groups).
     """
     batch, channels = signal.shape[:2]
-    *others, last = [axis.points for axis in axes]
-    shape = math.prod(others) * (last // 2 + 1), groups, batch, math.prod([axis.blocks for axis in axes]), channels // groups
-    spectra = torch.empty(shape, dtype=signal.dtype.to_complex(), device=signal.device)
-    for examples, some in _parts(signal, axes, groups):
+    groups = kernels.groups
+    parts = list(_parts(signal, kernels, axes))
+    spectra: Tensor | None = None
+    for examples, some in parts:
         part = _transform(cut_or_spread(signal[examples, some], axes), len(axes)).flatten(2, -2)  # (batch, channels, blocks, frequencies)
-        part = rearrange(part.conj() if conj else part, "b (g c) m f -> f g b m c", g=groups)
+        part = (part.conj() if conj else part).unflatten(1, (groups, -1)).permute(4, 1, 0, 3, 2)
+        if len(parts) == 1:
+            return _laid_out(part)
+        if spectra is None:
+            spectra = part.new_empty(part.shape[0], groups, batch, part.shape[3], channels // groups)
         spectra[:, :, examples, :, some if groups == 1 else slice(None)] = part
+    assert spectra is not None
     return spectra
 
 
-def _signals(spectra: Tensor, part: tuple[slice, slice], axes: tuple[Axis, ...], *, conj: bool = False) -> Tensor:
+def _signals(spectra: Tensor, part: tuple[slice, slice], axes: tuple[Axis, ...]) -> Tensor:
     """The reverse of `_spectra` for one of `_parts`: (batch, channels, *blocks, *points)."""
     groups = spectra.shape[1]
-    some = spectra[:, :, part[0], :, part[1] if groups == 1 else slice(None)]
-    some = rearrange(some.conj() if conj else some, "f g b m c -> b (g c) m f").contiguous()
+    some = spectra[:, :, part[0], :, part[1] if groups == 1 else slice(None)].permute(2, 1, 4, 3, 0).flatten(1, 2)
     return _inverse(some.unflatten(2, [axis.blocks for axis in axes]), axes)
 
 
 def _placed(kernel: Tensor, axes: tuple[Axis, ...]) -> Tensor:
-    """(..., *taps) -> (..., *points): the present tap at 0, those before it at the end."""
-    dims = list(range(-len(axes), 0))
-    padding = [amount for axis in reversed(axes) for amount in (0, axis.points - axis.taps)]
-    return torch.roll(F.pad(kernel, padding), [-axis.before for axis in axes], dims)
+    """(..., *taps) -> (..., *points)."""
+    return padded(kernel, [(0, axis.points - axis.taps) for axis in axes])
 
 
-def _taken(signal: Tensor, axes: tuple[Axis, ...], taps: torch.Size) -> Tensor:
+def _taken(signal: Tensor, taps: torch.Size) -> Tensor:
     """The adjoint of `_placed`."""
-    signal = torch.roll(signal, [axis.before for axis in axes], list(range(-len(axes), 0)))
     for i, count in enumerate(taps):
-        signal = signal.narrow(i - len(axes), 0, count)
+        signal = signal.narrow(i - len(taps), 0, count)
     return signal.contiguous()
 
 
-def _share(axes: tuple[Axis, ...], like: Tensor) -> Tensor:
-    """How much each kept frequency stands for in a mean over all of them: (frequencies,)."""
-    *others, last = [axis.points for axis in axes]
-    half = like.new_full((last // 2 + 1,), 2.0)
+def _laid_out(view: Tensor) -> Tensor:
+    """A copy without gaps, in the order of its axes, with nothing conjugated lazily."""
+    return torch.empty(view.shape, dtype=view.dtype, device=view.device).copy_(view)
+
+
+@constant
+def _share(points: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """How much each kept frequency stands for in a mean over all of them, minus that for imaginary parts: (2, frequencies, 1)."""
+    *others, last = points
+    half = torch.full((last // 2 + 1,), 2.0, dtype=torch.float64)
     half[0] = half[-1] = 1  # points are even
-    return half.repeat(math.prod(others)) / (last * math.prod(others))
+    share = half.repeat(math.prod(others)) / (last * math.prod(others))
+    return torch.stack([share, -share])[..., None].to(dtype=dtype, device=device)
+
+
+@constant
+def _signs(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Of the real and the imaginary part of a conjugated number: (2, 1, 1)."""
+    return torch.tensor([1.0, -1.0]).view(2, 1, 1).to(dtype=dtype, device=device)
 
 
 def _chunks(spectra: Tensor, kernels: _Kernels | _Mixes) -> Iterator[slice]:
@@ -314,24 +457,14 @@ def _patience(device: torch.device) -> int:
     return 1 if device.type == "cpu" else BEYOND_CPU
 
 
-def _like(spectra: Tensor, channels: int) -> Tensor:
-    """Room for the spectra of other signals; `spectra` itself where they fit, since each chunk is read before it is written."""
-    *shape, per_group = spectra.shape
-    if per_group * spectra.shape[1] == channels:
-        return spectra
-    return spectra.new_empty(*shape, channels // spectra.shape[1])
-
-
 def _rows(spectra: Tensor) -> Tensor:
     """(frequencies, groups, batch, blocks, channels) -> (frequencies * groups, batch * blocks, channels)."""
     return spectra.flatten(2, 3).flatten(0, 1)
 
 
 def _products(spectra: Tensor, k: Tensor) -> Tensor:
-    """Rows times k for each frequency and group; for a single pair of channels without a matrix product."""
-    rows = _rows(spectra)
-    products = rows * k if k.shape[-2:] == (1, 1) else torch.bmm(rows, k)
-    return products.view(*spectra.shape[:-1], k.shape[-1])
+    """Rows times k for each frequency and group."""
+    return torch.bmm(_rows(spectra), k.flatten(0, 1)).view(*spectra.shape[:-1], k.shape[-1])
 
 
 def _fake_like_x(x: Tensor, out_channels: int) -> Tensor:

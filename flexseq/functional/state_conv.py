@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from flexseq.functional.circular_conv import half_grid, mirrored, multiplicity, of_real
+from flexseq.functional.dtypes import at_least_float32
 
 GATHERED = 2**16
 """Positions whose gradients are gathered at a time."""
@@ -44,7 +45,7 @@ def state_conv(x: Tensor, state: Tensor, sampled: Sampled | None = None, *, grou
     Returns:
         (batch, out_channels, *grid), in x's dtype, computed in float32 at least.
     """
-    dtype = torch.promote_types(x.dtype, torch.float32)
+    dtype = at_least_float32(x.dtype)
     if x.shape[0] == 0:  # which some transforms refuse; with a gradient of zeros
         empty = x.new_zeros(0, state.shape[-2], *x.shape[2:], dtype=dtype) + 0 * x.sum()
         return empty if sampled is None else empty + 0 * sampled.values.sum()

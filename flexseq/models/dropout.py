@@ -13,8 +13,10 @@ class Dropout(nn.Dropout):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
         dropped = round(self.p * 2**16)
-        if not self.training or dropped in (0, 2**16) or x.device.type != "cpu" or torch.compiler.is_compiling():
+        if dropped in (0, 2**16) or x.device.type != "cpu" or torch.compiler.is_compiling():
             return super().forward(x)
         words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)  # four numbers of 16 bits in each
         keep = words.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - 2**15

@@ -6,6 +6,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from flexseq.functional.dtypes import at_least_float32
+
 
 class StepNorm(nn.LayerNorm):
     """Layer normalisation over the channels of each time step: (batch, channels, length)."""
@@ -75,7 +77,7 @@ def batch_norm(norm: Any, x: Tensor, valid: Tensor | None = None) -> Tensor:
     """
     axes = [0, *range(2, x.ndim)]
     column = (1, -1, *[1] * (x.ndim - 2))
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    wide = x.to(at_least_float32(x.dtype))
     together = isinstance(norm, SynchronisedBatchNorm) and norm._needs_others()
     exact = wide.dtype if valid is None else dtype_of_sums(wide)
     if valid is None:

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from flexseq.arguments import records_arguments
 from flexseq.errors import InputError, unknown_name
 from flexseq.functional.circular_conv import as_correlation, checked_grid, circular_conv, half_grid, mirrored, of_real, resize_spectrum
+from flexseq.functional.dtypes import at_least_float32
 from flexseq.functional.state_conv import Sampled, state_conv
 from flexseq.kernels.stacked import Rows, StackedMLP
 from flexseq.nn.layer import ConvLayer
@@ -188,9 +189,7 @@ class CFConv(ConvLayer):
 
     def _infer(self, x: Tensor) -> Tensor:
         if self.ratio != 1:
-            return circular_conv(x, self.sample_spectrum(tuple(x.shape[2:])), groups=self.groups).to(
-                torch.promote_types(x.dtype, torch.float32)
-            )
+            return circular_conv(x, self.sample_spectrum(tuple(x.shape[2:])), groups=self.groups).to(at_least_float32(x.dtype))
         return state_conv(x, self._shaped_state, groups=self.groups, half=self.keeps_half)
 
     @torch.compiler.disable
@@ -296,7 +295,7 @@ class CFConv(ConvLayer):
         """
         size = self.known_size()
         state = self._shaped_state
-        spectrum = self._as_half(state.to(torch.promote_types(state.dtype, torch.float32)))
+        spectrum = self._as_half(state.to(at_least_float32(state.dtype)))
         grid = self._own_grid() if grid is None else checked_grid(grid, self.ndim)
         return spectrum if grid == size else resize_spectrum(spectrum, size, grid)
 
@@ -343,7 +342,7 @@ class CFConv(ConvLayer):
         """Real and imaginary part at positions in the flattened state, whose `_rows` may be known already: (n, 2)."""
         rows = self._rows(positions) if rows is None else rows
         sizes = self._state_shape(self.known_size())[:-1]
-        dtype = torch.promote_types(self.real.weights[0].dtype, torch.float32)
+        dtype = at_least_float32(self.real.weights[0].dtype)
         with torch.autocast(positions.device.type, enabled=False):
             coordinates = unit_coordinates(positions, sizes, dtype=dtype)
             axes = list(range(self.ndim))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from flexseq.errors import unknown_name
 from flexseq.functional import basis_long_conv
+from flexseq.functional.dtypes import at_least_float32
 from flexseq.functional.long_conv import METHODS
 from flexseq.functional.programs import is_recorded_now
 from flexseq.kernels import KernelFactory, make_kernel
@@ -186,7 +187,7 @@ class ContinuousConv(ConvLayer):
         return basis * tap_weights(self.known_size(), **options)
 
     def _positions(self, keep: Keep) -> Tensor:
-        dtype = torch.promote_types(self.kernel_network.readout.bias.dtype, torch.float32)
+        dtype = at_least_float32(self.kernel_network.readout.bias.dtype)
         return tap_positions(self.known_size(), causal=self.causal, keep=keep, ratio=self.ratio, dtype=dtype, device=self.device)
 
     def _all_taps(self) -> list[tuple[int, int]]:

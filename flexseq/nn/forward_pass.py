@@ -269,11 +269,12 @@ def _prepared_on_a_device(layers: list[Any], root: nn.Module | None) -> dict[nn.
 def _look(layers: Sequence[Any], same: Tensor | None) -> tuple[dict[Any, Keep], bool]:
     """Which taps continuous convolutions keep, and whether a bool on the device is true: all that the host reads of it, at once."""
     masks = list({id(layer.mask): layer.mask for layer in layers if layer.mask is not None}.values())
-    parts = [mask.parameters_in_a_row().detach() for mask in masks] + ([] if same is None else [same[None]])
+    parts = [value.detach().reshape(-1) for mask in masks for value in mask.in_a_row()] + ([] if same is None else [same[None]])
     numbers = (torch.cat(parts) if len(parts) > 1 else parts[0]).tolist() if parts else []
     rows: dict[int, list[float]] = {}
-    for mask, part in zip(masks, parts, strict=False):
-        rows[id(mask)], numbers = numbers[: len(part)], numbers[len(part) :]
+    for mask in masks:
+        count = sum(value.numel() for value in mask.in_a_row())
+        rows[id(mask)], numbers = numbers[:count], numbers[count:]
     crops: dict[Any, Keep] = {}
     for layer in layers:
         size = layer.known_size()

@@ -6,15 +6,15 @@ kernel networks have the same shape are evaluated as one batched network, each a
 
 import math
 from collections.abc import Callable, Hashable, Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from flexseq.functional.dtypes import at_least_float32
 from flexseq.functional.gaussian import gaussian_masks
-from flexseq.functional.programs import is_recorded_now
+from flexseq.functional.programs import constant, is_recorded_now
 from flexseq.kernels.linear import PointwiseLinear, effective_weight
 from flexseq.kernels.network import is_as_built
 from flexseq.positions import Keep, tap_positions, tap_weights, taps_around
@@ -230,7 +230,7 @@ def _basis_batch(layers: list["ContinuousConv"], keeps: list[Keep], members: lis
     network, first_mask = layers[0].kernel_network, layers[0].mask
     extents = [tuple(stop - start for start, stop in keep) for keep in keeps]
     lengths = [math.prod(extent) for extent in extents]
-    dtype = torch.promote_types(network.readout.bias.dtype, torch.float32)
+    dtype = at_least_float32(network.readout.bias.dtype)
     positions, counts = tap_places(layers, keeps, max(lengths), dtype)
     parts = [
         [value for one in same for value in one] for same in zip(*[layer.kernel_network.basis_parts() for layer in layers], strict=True)
@@ -340,20 +340,8 @@ def tap_places(layers: Sequence["ContinuousConv"], keeps: Sequence[Keep], length
         for layer, keep in zip(layers, keeps, strict=True)
     )
     device = layers[0].device
-    if is_recorded_now() or len(places) * len(places[0][0]) * length > CACHED_PLACES:
-        return _tap_places(places, length, dtype, device)
-    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-        return _tap_places(places, length, dtype, device)  # memory of the graph, which may not outlive it
-    stream = torch.cuda.current_stream(device).stream_id if device.type == "cuda" else 0
-    return _cached_places(places, length, dtype, device, stream)
-
-
-@lru_cache(maxsize=32)
-def _cached_places(
-    places: tuple[Place, ...], length: int, dtype: torch.dtype, device: torch.device, stream: int
-) -> tuple[Tensor, Tensor | None]:
-    with torch.inference_mode(False), torch.no_grad():  # for later calls, which may need gradients
-        return _tap_places(places, length, dtype, device)
+    make = _tap_places if len(places) * len(places[0][0]) * length > CACHED_PLACES else _cached_places
+    return make(places, length, dtype, device)
 
 
 def _tap_places(places: tuple[Place, ...], length: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor | None]:
@@ -366,6 +354,9 @@ def _tap_places(places: tuple[Place, ...], length: int, dtype: torch.dtype, devi
         counts.append(_padded(count, length))
     all_count = all(ratio == 1 and math.prod([b - a for a, b in keep]) == length for _, keep, _, ratio in places)
     return torch.stack(rows), None if all_count else torch.stack(counts)[:, None]
+
+
+_cached_places = constant(_tap_places)
 
 
 def _padded(row: Tensor, length: int) -> Tensor:

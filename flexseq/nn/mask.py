@@ -46,17 +46,16 @@ class GaussianMask(nn.Module):
         """The highest frequency along each axis, (ndim,), in cycles per unit; see `flexseq.max_frequency`."""
         return gaussian_band_limit(1 / self.sigma, self.angle, sigma_cut=sigma_cut)
 
-    def parameters_in_a_row(self) -> Tensor:
-        """All parameters as one vector, to be read by the host in one go."""
-        parts = [self.mean, self.sigma] + ([] if self.angle is None else [self.angle[None]])
-        return torch.cat(parts)
+    def in_a_row(self) -> list[Tensor]:
+        """All parameters, in the order in which `kept_taps` takes their numbers."""
+        return [self.mean, self.sigma] + ([] if self.angle is None else [self.angle[None]])
 
     def kept_taps(self, kernel_size: tuple[int, ...], row: list[float], *, causal: bool, ratio: float = 1.0) -> list[tuple[int, int]]:
         """The taps above the threshold, a (start, stop) for each axis.
 
         Args:
             kernel_size: taps along each axis, before cropping.
-            row: the values of `parameters_in_a_row`.
+            row: the numbers of `in_a_row`.
             causal: whether the last tap is the present.
             ratio: how many times as densely as in training inputs are sampled.
         """
@@ -70,7 +69,7 @@ class GaussianMask(nn.Module):
     def inside(self, kernel_size: tuple[int, ...], *, causal: bool, ratio: float = 1.0) -> Tensor:
         """Which taps `kept_taps` keeps, as a tensor made of tensors, for programs that cannot read values: (*taps), of bools."""
         ndim = len(kernel_size)
-        row = self.parameters_in_a_row().to(torch.float64)
+        row = torch.cat(self.in_a_row()).to(torch.float64)
         mean, sigma = row[:ndim], row[ndim : 2 * ndim].abs()
         if self.angle is not None:
             cos, sin = row[-1].cos(), row[-1].sin()

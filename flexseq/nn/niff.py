@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from flexseq.arguments import records_arguments
 from flexseq.errors import InputError, unknown_name
 from flexseq.functional.circular_conv import as_correlation, checked_grid, circular_conv, half_grid, mirrored
+from flexseq.functional.dtypes import at_least_float32
 from flexseq.functional.long_conv import long_conv
 from flexseq.functional.programs import as_integers
 from flexseq.kernels import KERNELS, MLP, KernelFactory, make_kernel
@@ -145,7 +146,7 @@ class NIFFConv(ConvLayer):
         """
         self.known_size()
         grid = self._own_grid() if grid is None else checked_grid(grid, self.ndim)
-        dtype = torch.promote_types(self.real.readout.bias.dtype, torch.float32)
+        dtype = at_least_float32(self.real.readout.bias.dtype)
         options: dict[str, Any] = {"dtype": dtype, "device": self.real.readout.bias.device}
         with torch.autocast(self.real.readout.bias.device.type, enabled=False):
             positions, heard = self._positions(grid, **options)
