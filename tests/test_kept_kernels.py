@@ -201,3 +201,100 @@ def test_nan_is_not_taken_for_unchanged():
     layer(torch.randn(1, 1, 10))
     layer.kernel_network.readout.bias.fill_(0)
     assert layer(torch.randn(1, 1, 10)).isfinite().all()
+
+
+class Scaled(fs.kernels.KernelNetwork):
+    """A user's kernel network with settings of many kinds."""
+
+    def __init__(self, ndim, out_channels, *, spatial_extent=1.0):
+        super().__init__(ndim, out_channels, 3)
+        self.frequencies = [1.0, 2.0, 3.0]
+        self.nested = {"phases": {"first": (0.1, [0.2]), "others": 0.3}}
+        self.table = torch.linspace(0, 1, 3)
+        self.activation = torch.sin
+        self.register_buffer("offset", torch.zeros(3))
+
+    def basis(self, positions):
+        phase = self.nested["phases"]
+        shift = phase["first"][0] + phase["first"][1][0] + phase["others"]
+        rows = [
+            self.activation(f * positions[0] + shift + t + o) for f, t, o in zip(self.frequencies, self.table, self.offset, strict=True)
+        ]
+        return torch.stack(rows)
+
+
+CHANGES = {
+    "a list": lambda network: network.frequencies.__setitem__(1, 5.0),
+    "a nested list": lambda network: network.nested["phases"]["first"][1].__setitem__(0, 2.0),
+    "a nested number": lambda network: network.nested["phases"].update(others=2.0),
+    "a tensor that is no buffer": lambda network: network.table.mul_(3),
+    "a buffer, through data": lambda network: network.offset.data.fill_(1.0),
+    "a function": lambda network: setattr(network, "activation", torch.cos),
+    "the type of a number": lambda network: network.frequencies.__setitem__(2, 4),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("in_network", [True, False])
+def test_any_setting_of_a_users_network_that_changes_makes_a_new_kernel(change, in_network):
+    layer = fs.FlexConv1d(2, 2, 30, kernel=Scaled, mask_sigma=0.5)
+    model, x = (torch.nn.Sequential(layer, torch.nn.ReLU()) if in_network else layer).eval(), torch.randn(1, 2, 30)
+    model(x)
+    before = model(x)
+    kept = layer.cache.entry
+    assert kept is not None
+    assert torch.equal(model(x), before)
+    assert layer.cache.entry is kept
+    CHANGES[change](layer.kernel_network)
+    after = model(x)
+    assert relative(after, fresh(model, x)) < 1e-6
+    assert relative(after, before) > 1e-4
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("what", ["a closure", "an object", "a hook", "a circle", "training mode"])
+def test_what_cannot_be_compared_is_not_kept(what):
+    layer, x = fs.FlexConv1d(2, 2, 30, kernel=Scaled, mask_sigma=0.5).eval(), torch.randn(1, 2, 30)
+    network, scale = layer.kernel_network, [1.0]
+    network.readout.bias.zero_()
+    if what == "a closure":
+        network.activation = lambda value: torch.sin(value) * scale[0]
+    elif what == "an object":
+        network.extra = object()
+    elif what == "a hook":
+        network.readout.register_forward_hook(lambda module, arguments, output: output)
+    elif what == "a circle":
+        network.frequencies.append(network.frequencies)
+        network.frequencies.pop()
+        network.circle = []
+        network.circle.append(network.circle)
+    else:
+        network.train()
+    before = layer(x)
+    assert layer.cache.entry is None
+    scale[0] = 2.0
+    assert relative(layer(x), 2 * before if what == "a closure" else before) < 1e-5
+
+
+@torch.no_grad()
+def test_a_network_keeps_all_kernels_and_notices_a_change_in_any():
+    model, x = fs.FlexTCN(depth=2, width=4, mask_sigma=0.3).eval(), torch.randn(2, 1, 40)
+    model(x)
+    before = model(x)
+    entries = [block.conv2.cache.entry for block in model.blocks]
+    assert torch.equal(model(x), before)
+    assert [block.conv2.cache.entry for block in model.blocks] == entries
+    for change in ("data", "load", "resolution", "to"):
+        if change == "data":
+            model.blocks[1].conv1.kernel_network.linears[1].bias.data.add_(0.5)
+        elif change == "load":
+            model.load_state_dict({name: value * 1.1 if "readout.weight" in name else value for name, value in model.state_dict().items()})
+        elif change == "resolution":
+            fs.set_resolution(model, 1.5)
+        else:
+            model, x = model.double(), x.double()
+        y = model(x)
+        assert relative(y, copy.deepcopy(model).eval()(x)) < 1e-5
+        assert not torch.equal(y.float(), before.float())
+        before = y

@@ -4,7 +4,6 @@
 other module the first layer that runs in it finds the outermost one and does, so that the next forward pass is prepared.
 """
 
-import os
 import sys
 import threading
 from collections.abc import Iterable, Sequence
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from flexseq.nn.niff import NIFFConv
 
 CALL = nn.Module._call_impl.__code__
-COMPILER = os.path.join("_dynamo", "eval_frame.py")
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 """Modules that do something of their own to the network within, and then run it."""
 
@@ -86,7 +84,7 @@ def follow(module: nn.Module) -> None:
 
 def begin(module: nn.Module, arguments: Any) -> None:
     """The hook before a forward pass."""
-    if is_recorded_now() or (_pass.root is not None and _pass.root is not module and _is_running(_pass.root)) or _is_compiled():
+    if is_recorded_now() or (_pass.root is not None and _pass.root is not module and _is_running(_pass.root)) or _is_compiled(module):
         return
     layers = [layer for layer in layers_in(module) if not layer.needs_size() and layer.is_readable()]
     if _in_backward() and any(_is_of_another(layer, module) for layer in layers):
@@ -339,11 +337,13 @@ def _is_running(module: nn.Module) -> bool:
     return False
 
 
-def _is_compiled() -> bool:
-    """Whether torch.compile runs the module whose hook this is: of the outermost one hooks run as they are."""
+def _is_compiled(module: nn.Module) -> bool:
+    """Whether torch.compile runs a module whose hook this is: its hooks run as they are, what it computes does not."""
     frame: Any = sys._getframe(2)
-    for _ in range(4):
-        frame = frame.f_back if frame is not None else None
-        if frame is not None and frame.f_code.co_filename.endswith(COMPILER):
-            return True
+    while frame is not None:
+        if frame.f_code is CALL:
+            one = frame.f_locals["self"]
+            if one is not module:
+                return type(one).__name__ == "OptimizedModule" and one._modules.get("_orig_mod") is module
+        frame = frame.f_back
     return False

@@ -157,6 +157,7 @@ class _Node(torch.autograd.Function):
             whole = batch.whole()
         ctx.batch, ctx.parameters, ctx.whole = batch, parameters, None if batch.recompute else whole
         ctx.versions = [value._version for value in parameters]
+        ctx.set_materialize_grads(False)  # a layer that did not run has no gradient
         return tuple(batch.unstack(whole.detach()))
 
     @staticmethod

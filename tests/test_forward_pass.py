@@ -1,0 +1,341 @@
+"""All kernels of a network are made together before its forward pass, after one read from the device."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from conftest import relative
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
+
+import flexseq as fs
+from flexseq.nn import forward_pass, kernel_making
+from flexseq.training.parameters import kernel_penalty
+
+READING = {"tolist", "item", "__bool__", "__float__", "__int__", "__index__", "numpy", "cpu", "__array__"}
+READING_OPERATORS = {"aten::_local_scalar_dense", "aten::equal", "aten::nonzero", "aten::is_nonzero", "aten::unique"}
+
+
+class FunctionReads(TorchFunctionMode):
+    """Counts the methods of tensors with which the host waits for a device."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_function__(self, function, types, arguments=(), options=None):
+        name = getattr(function, "__name__", "")
+        if name in READING:
+            self.found.append(name)
+        return function(*arguments, **(options or {}))
+
+
+class OperatorReads(TorchDispatchMode):
+    """Counts the operators, of whatever calls them."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        if function.name() in READING_OPERATORS:
+            self.found.append(function.name())
+        return function(*arguments, **(options or {}))
+
+
+def sequential():
+    return nn.Sequential(
+        fs.FlexConv1d(2, 6, 40, causal=True), nn.ReLU(), fs.FlexConv1d(6, 6, 40, causal=True, mask_sigma=0.3), fs.CKConv1d(6, 3, 31)
+    )
+
+
+def converted():
+    torch.manual_seed(0)
+    return fs.to_flexconv(fs.CIFARResNet(depth=20), kernel_size=9)[0]
+
+
+NETWORKS = {
+    "FlexTCN": (lambda: fs.FlexTCN(depth=2, width=8), (3, 1, 50)),
+    "FlexNet": (lambda: fs.FlexNet(depth=2, width=6, image_size=12), (3, 3, 12, 12)),
+    "converted": (converted, (2, 3, 16, 16)),
+    "Sequential": (sequential, (3, 2, 40)),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("training", [True, False])
+def test_one_read_for_a_step_with_its_penalties(name, training):
+    make, shape = NETWORKS[name]
+    model, x = make(), torch.randn(shape)
+    model(x).mean().backward()  # finds the sizes, and what the outermost module is
+    model.train(training)
+    with FunctionReads() as functions, OperatorReads() as operators:
+        loss = model(x).square().mean() + 0.1 * kernel_penalty(model)
+        if name != "Sequential":  # SIREN has no known highest frequency
+            loss = loss + fs.alias_penalty(model)
+        loss.backward()
+    assert functions.found == ["tolist"]
+    assert operators.found == []
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_one_read_in_inference(name):
+    make, shape = NETWORKS[name]
+    model, x = make(), torch.randn(shape)
+    model(x)
+    model.eval()
+    with torch.no_grad():
+        expected = model(x)
+        with FunctionReads() as functions, OperatorReads() as operators:
+            y = model(x)
+    assert functions.found == ["tolist"]
+    assert operators.found == []
+    assert torch.equal(y, expected)
+
+
+def alone(model):
+    """A copy whose layers make their kernels by themselves."""
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        module._forward_pre_hooks.clear()
+        module._forward_hooks.clear()
+    return model
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_values_and_gradients_are_those_of_layers_by_themselves(name, monkeypatch):
+    make, shape = NETWORKS[name]
+    torch.manual_seed(0)
+    model, x = make().double(), torch.randn(shape, dtype=torch.float64)
+    model(x)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    other = alone(model)
+    seed = torch.randn(model(x).shape, dtype=torch.float64)
+    (model(x) * seed).sum().backward()
+    monkeypatch.setattr(forward_pass, "follow", lambda module: None)
+    monkeypatch.setattr(fs.nn.FlexConv1d, "stacking_key", lambda self: None)
+    monkeypatch.setattr(fs.nn.FlexConv2d, "stacking_key", lambda self: None)
+    (other(x) * seed).sum().backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    others = [p.grad for p in other.parameters() if p.grad is not None]
+    assert len(gradients) == len(others) > 20
+    largest = max(float(grad.abs().max()) for grad in others)
+    assert max(float((a - b).abs().max()) for a, b in zip(gradients, others, strict=True)) < 1e-10 * largest
+
+
+def test_crops_of_many_lengths_are_padded_with_zeros_that_count_nothing():
+    torch.manual_seed(0)
+    layers = [fs.FlexConv2d(2, 3, 15, mask_sigma=sigma).double() for sigma in (0.1, 0.2, 0.45, 0.9)]
+    keeps = forward_pass.read_crops(layers)
+    assert len({tuple(keep) for keep in keeps}) == 4
+    for layer, keep, kernel in zip(layers, keeps, kernel_making.make_kernels(layers, keeps), strict=True):
+        basis = layer.basis(keep)
+        torch.testing.assert_close(kernel.basis, basis, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(torch.tensordot(kernel.weight, basis, 1), layer.sample_kernel())
+    batches = kernel_making._basis_batches(layers, keeps)
+    assert [batch.members for batch in batches] == [[0, 1, 2, 3]]
+    whole = batches[0].whole()
+    length = keeps[0][0][1] - keeps[0][0][0]
+    assert torch.equal(whole[0, :, length**2 :], torch.zeros_like(whole[0, :, length**2 :]))
+
+
+def test_layers_of_very_different_sizes_are_not_padded_to_the_longest():
+    groups = kernel_making._of_similar_size({0: 100, 1: 9_000, 2: 10_000, 3: 90, 4: 2_000}, 32, 2**20)
+    assert groups == [[1, 2], [4], [0, 3]]
+    assert kernel_making._of_similar_size(dict.fromkeys(range(8), 10_000), 32, 2**20) == [[0, 1, 2], [3, 4, 5], [6, 7]]
+
+
+def test_a_penalty_may_be_differentiated_apart_from_the_loss():
+    model, x = fs.FlexTCN(depth=1, width=4, dropout=0.0).double(), torch.randn(2, 1, 30, dtype=torch.float64)
+    model(x)
+    other = copy.deepcopy(model)
+    loss, penalty = model(x).square().sum(), kernel_penalty(model)
+    loss.backward()
+    penalty.backward()
+    (other(x).square().sum() + kernel_penalty(other)).backward()
+    for a, b in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_two_forward_passes_and_then_two_backward_passes():
+    model = sequential().double()
+    first, second = torch.randn(2, 3, 2, 40, dtype=torch.float64)
+    model(first)
+    losses = [model(first).sum(), model(second).sum()]
+    for loss in losses:
+        loss.backward()
+    gradients = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    (model(first).sum() + model(second).sum()).backward()
+    for a, b in zip(gradients, model.parameters(), strict=True):
+        torch.testing.assert_close(a, b.grad)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_blocks_that_are_computed_again_in_the_backward_pass(reentrant):
+    class Checkpointed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = sequential()
+
+        def forward(self, x):
+            return checkpoint(self.layers[:2], self.layers[0].__class__ and x, use_reentrant=reentrant).relu()
+
+    torch.manual_seed(0)
+    model, x = Checkpointed(), torch.randn(3, 2, 40, requires_grad=True)
+    plain = copy.deepcopy(model.layers[:2])
+    for _ in range(3):  # the first finds the outermost module
+        model.zero_grad()
+        model(x).sum().backward()
+    plain(x).relu().sum().backward()
+    for a, b in zip(model.layers[:2].parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_a_whole_network_that_is_computed_again_in_the_backward_pass():
+    model, x = fs.FlexTCN(depth=1, width=4, dropout=0.0), torch.randn(2, 1, 30, requires_grad=True)
+    model(x).sum().backward()
+    expected = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    checkpoint(model, x, use_reentrant=False).sum().backward()
+    for a, b in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(a.grad, b)
+
+
+def test_a_layer_that_did_not_run_has_no_gradient():
+    class Half(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.unused = fs.FlexConv1d(1, 2, 20), fs.FlexConv1d(1, 2, 20)
+
+        def forward(self, x):
+            return self.used(x)
+
+    model, x = Half(), torch.randn(1, 1, 20)
+    for _ in range(3):
+        model.zero_grad()
+        model(x).sum().backward()
+    assert all(p.grad is not None for p in model.used.parameters())
+    assert all(p.grad is None for p in model.unused.parameters())
+
+
+def test_a_parameter_that_changes_within_the_forward_pass():
+    class Clamped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = fs.FlexConv1d(1, 1, 41, causal=True)
+            self.widest = 0.05
+
+        def forward(self, x):
+            with torch.no_grad():
+                self.conv.mask.sigma.fill_(self.widest)
+            return self.conv(x)
+
+    model, x = Clamped(), torch.randn(1, 1, 41)
+    for widest in (0.05, 0.1, 0.5):
+        model.widest = widest
+        y = model(x)
+        assert relative(y, copy.deepcopy(model.conv)(x)) < 1e-6
+
+
+def test_a_pass_that_was_interrupted_is_forgotten():
+    class Failing(nn.Module):
+        def __init__(self, error):
+            super().__init__()
+            self.conv, self.error = fs.FlexConv1d(1, 1, 11), error
+
+        def forward(self, x):
+            y = self.conv(x)
+            if self.error is not None:
+                raise self.error
+            return y
+
+    for error in (ValueError("no"), KeyboardInterrupt()):
+        model, x = Failing(None), torch.randn(1, 1, 11)
+        model(x)
+        model.error = error
+        with pytest.raises(type(error)):
+            model(x)
+        with torch.no_grad():
+            model.conv.kernel_network.readout.weight.mul_(2)
+        assert relative(model.conv(x), copy.deepcopy(model.conv)(x)) < 1e-6
+        other = fs.FlexTCN(depth=1, width=4)
+        other(x)
+        with FunctionReads() as functions:
+            other(x)
+        assert functions.found == ["tolist"]
+
+
+def test_copies_and_pickles_prepare_their_own_passes():
+    model, x = sequential(), torch.randn(3, 2, 40)
+    model(x)
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        other(x)  # looks at the sizes once
+        with FunctionReads() as functions:
+            y = other(x)
+        assert functions.found == ["tolist"]
+        assert relative(y, model(x)) < 1e-6
+    with torch.no_grad():
+        other[0].mask.sigma.mul_(2)
+    assert relative(other(x), model(x)) > 1e-3
+
+
+def test_gradients_of_gradients_through_a_pass():
+    torch.manual_seed(0)
+    model, x = sequential()[:2].double(), torch.randn(1, 2, 12, dtype=torch.float64)
+    model(x)
+
+    def penalized(model):
+        (gradient,) = torch.autograd.grad(model(x).square().sum(), [model[0].mask.sigma], create_graph=True)
+        return gradient.square().sum()
+
+    parameter, step = model[0].kernel_network.filters[0].mu, 1e-6
+    (slope,) = torch.autograd.grad(penalized(model), [parameter])
+    values = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            parameter[3, 0] += sign * step
+        values.append(penalized(model).item())
+        with torch.no_grad():
+            parameter[3, 0] -= sign * step
+    assert (values[0] - values[1]) / (2 * step) == pytest.approx(slope[3, 0].item(), rel=1e-4)
+
+
+def test_frozen_parameters_and_functional_calls():
+    model, x = sequential(), torch.randn(3, 2, 40)
+    model(x)
+    model[0].kernel_network.requires_grad_(False)
+    model(x).sum().backward()
+    assert all(p.grad is None for p in model[0].kernel_network.parameters())
+    assert model[0].mask.sigma.grad is not None
+    doubled = {name: 2 * value if "readout" in name else value for name, value in model.named_parameters()}
+    y = torch.func.functional_call(model, doubled, (x,))
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for name, value in other.named_parameters():
+            if "readout" in name:
+                value.mul_(2)
+    assert relative(y, other(x)) < 1e-6
+    assert relative(model(x), y) > 1e-2
+
+
+def test_a_second_user_of_the_kernels_after_a_step_gets_new_ones():
+    model, x = sequential(), torch.randn(3, 2, 40)
+    model(x)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(x).sum().backward()
+    optimizer.step()
+    assert float(kernel_penalty(model)) == pytest.approx(float(kernel_penalty(copy.deepcopy(model))), rel=1e-6)
+
+
+def test_training_with_data_parallel_on_one_device():
+    model, x = sequential(), torch.randn(3, 2, 40)
+    y = model(x)
+    wrapped = nn.DataParallel(model)
+    for _ in range(2):
+        assert relative(wrapped(x), y) < 1e-6
