@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from plain import PlainConv, plain_network
+from separable import separable_network
 from torch import Tensor, nn
 
 import flexseq as fs
 from flexseq.nn.forward_pass import read_crops
 
-MASKS = {"fresh": 0.075, "half": 0.3, "full": 2.0}
+MASKS = {"fresh": 0.075, "tenth": 0.1, "half": 0.3, "full": 2.0}
 FUNCTIONS = 33
 """Functions of which a kernel is a mix: MAGNet's 32, and a constant."""
 PRACTICAL = 1e11
@@ -189,6 +190,102 @@ class LayerCase:
         return convolution_floor(self.x().shape, self.layer(), training=self.training)
 
 
+@dataclass(frozen=True)
+class DepthwiseCase:
+    """A training step of one depthwise, causal FlexConv1d, its kernel before cropping as long as the input."""
+
+    batch: int
+    channels: int
+    size: int
+    mask: str
+    training: bool = True
+    original_s: None = None
+
+    @property
+    def name(self) -> str:
+        what = "training step" if self.training else "inference"
+        return f"depthwise FlexConv1d ({self.batch}, {self.channels}, {self.size}), {self.mask} mask, {what}"
+
+    def layer(self) -> fs.FlexConv1d:
+        torch.manual_seed(0)
+        return fs.FlexConv1d(self.channels, self.channels, self.size, causal=True, groups=self.channels, mask_sigma=MASKS[self.mask])
+
+    def x(self) -> Tensor:
+        return torch.randn(self.batch, self.channels, self.size, generator=torch.Generator().manual_seed(1))
+
+    def contestants(self) -> list[str]:
+        return ["plain", "auto", "fft", "overlap"]
+
+    def contestant(self, who: str, setting: Setting) -> Callable[[], object]:
+        layer = self.layer()
+        model: nn.Module = PlainConv(layer) if who == "plain" else layer
+        layer.method = "auto" if who == "plain" else who
+        x = self.x().to(setting.device).requires_grad_(self.training)
+        return step(model, x, lambda y: y.square().mean(), setting, training=self.training)
+
+    @torch.no_grad()
+    def difference(self, setting: Setting) -> float:
+        """Between the outputs."""
+        layer, x = self.layer().to(setting.device), self.x().to(setting.device)
+        with setting.autocast():
+            return relative(layer(x), PlainConv(layer)(x))
+
+    def floor(self) -> tuple[float, float]:
+        """Bytes and operations at least."""
+        return convolution_floor((self.batch, self.channels, self.size), self.layer(), training=self.training)
+
+
+@dataclass(frozen=True)
+class SeparableCase:
+    """A network of separable FlexConvs on (batch, 1, size)."""
+
+    depth: int
+    channels: int
+    batch: int
+    size: int
+    mask: str
+    training: bool
+    original_s: None = None
+
+    @property
+    def name(self) -> str:
+        what = "training step" if self.training else "inference"
+        return f"{self.depth} separable blocks of {self.channels}, ({self.batch}, 1, {self.size}), {self.mask} masks, {what}"
+
+    def model(self) -> nn.Module:
+        """Always with the same weights."""
+        torch.manual_seed(0)
+        model = separable_network(self.depth, self.channels, MASKS[self.mask])
+        with torch.no_grad():
+            for _ in range(2):
+                model(self.x()[:2])
+        return model
+
+    def x(self) -> Tensor:
+        return torch.randn(self.batch, 1, self.size, generator=torch.Generator().manual_seed(1))
+
+    def contestants(self) -> list[str]:
+        return ["plain", "auto"]
+
+    def contestant(self, who: str, setting: Setting) -> Callable[[], object]:
+        model = self.model() if who == "auto" else plain_network(self.model())
+        targets = (torch.arange(self.batch) % 10).to(setting.device)
+        return step(model, self.x().to(setting.device), lambda y: F.cross_entropy(y, targets), setting, training=self.training)
+
+    @torch.no_grad()
+    def difference(self, setting: Setting) -> float:
+        """Between the logits of the two, in eval mode, on two examples."""
+        model, x = self.model().eval().to(setting.device), self.x()[:2].to(setting.device)
+        with setting.autocast():
+            return relative(model(x), plain_network(model)(x))
+
+    def floor(self) -> tuple[float, float]:
+        """Bytes and operations of its depthwise convolutions at least."""
+        layers = [layer for layer in self.model().modules() if isinstance(layer, fs.FlexConv1d)]
+        floors = [convolution_floor((self.batch, self.channels, self.size), layer, training=self.training) for layer in layers]
+        return sum(moved for moved, _ in floors), sum(operations for _, operations in floors)
+
+
 class TorchConv(nn.Module):
     """torch's convolution with an ordinary kernel of as many taps as a FlexConv keeps."""
 
@@ -219,7 +316,7 @@ def convolution_floor(x_shape: tuple[int, ...], layer: fs.FlexConv1d | fs.FlexCo
     times as many in a training step, and then also 4 for one function's share in one kernel at one frequency, which inference can keep.
     """
     batch, in_channels, *grid = x_shape
-    out_channels, kernels = layer.out_channels, layer.in_channels * layer.out_channels
+    out_channels, kernels = layer.out_channels, layer.in_channels * layer.out_channels // layer.groups
     extent = taps(layer)
     moved = batch * math.prod(grid) * 4 * (in_channels + out_channels) * (2.5 if training else 1)
     operations = [2.0 * batch * kernels * math.prod(grid) * math.prod(extent)]
@@ -258,6 +355,16 @@ NETWORKS = [
 ON_GPU = [NetworkCase("FlexTCN-6", 32, 16_000, mask, training) for mask in ("fresh", "full") for training in (True, False)]
 """Minutes on a CPU."""
 
+DEPTHWISE: list[DepthwiseCase | SeparableCase] = [
+    DepthwiseCase(16, 128, 1024, "full"),
+    DepthwiseCase(32, 64, 784, "full"),
+    DepthwiseCase(8, 64, 8000, "full"),
+    DepthwiseCase(8, 64, 8000, "tenth"),
+    DepthwiseCase(16, 128, 1024, "half"),
+    DepthwiseCase(2, 128, 16_000, "full"),
+    *[SeparableCase(4, 64, 16, size, "fresh", training) for size in (784, 4096) for training in (True, False)],
+]
+
 _LARGE = {1: {64: 64, 256: 64, 1024: 64, 4096: 16, 16_384: 4}, 2: {8: 64, 16: 64, 32: 64, 64: 16, 128: 4}}
 _SIZES = {1: [64, 256, 1024, 4096, 16_384, 32_768, 65_536, 131_072], 2: [8, 16, 32, 64, 128, 224]}
 LAYERS = [
@@ -265,6 +372,6 @@ LAYERS = [
     for ndim in (1, 2)
     for size in _SIZES[ndim]
     for batch in (1, *([_LARGE[ndim][size]] if size in _LARGE[ndim] else []))
-    for mask in MASKS
+    for mask in ("fresh", "half", "full")
     for training in (True, False)
 ]

@@ -37,7 +37,7 @@ class PlainConv(nn.Module):
         kernel = layer.kernel_network(positions)
         if layer.mask is not None:
             kernel = kernel * layer.mask(positions)
-        kernel = kernel.view(layer.out_channels, layer.in_channels, *kernel.shape[1:])
+        kernel = kernel.view(layer.out_channels, layer.in_channels // layer.groups, *kernel.shape[1:])
         if layer.ndim == 1 and layer.causal and kernel.shape[-1] >= FFT_FROM:
             return causal_fft_conv(x, kernel, layer.bias)
         padding = []
@@ -45,17 +45,22 @@ class PlainConv(nn.Module):
             first = taps - 1 if layer.causal else (taps - 1) // 2
             padding += [first, taps - 1 - first]
         conv = (F.conv1d, F.conv2d, F.conv3d)[layer.ndim - 1]
-        return conv(F.pad(x, padding), kernel, layer.bias)
+        return conv(F.pad(x, padding), kernel, layer.bias, groups=layer.groups)
 
 
 def causal_fft_conv(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
-    """y[t] = sum_j kernel[j] x[t - (k - 1) + j], with one transform for each signal and each of the out * in kernels."""
+    """y[t] = sum_j kernel[j] x[t - (k - 1) + j], with one transform for each signal and each of the out * in kernels.
+
+    Depthwise, where kernel is (channels, 1, taps), the spectra are multiplied.
+    """
     taps, length = kernel.shape[-1], x.shape[-1]
     x = F.pad(x, (taps - 1, 0))
     if x.shape[-1] % 2:
         x = F.pad(x, (0, 1))
     kernel = F.pad(kernel, (0, x.shape[-1] - taps))
-    spectrum = torch.einsum("bif,oif->bof", torch.fft.rfft(x), torch.fft.rfft(kernel).conj())
+    signals, kernels = torch.fft.rfft(x), torch.fft.rfft(kernel).conj()
+    depthwise = kernel.shape[1] == 1 and x.shape[1] == kernel.shape[0]
+    spectrum = signals * kernels[:, 0] if depthwise else torch.einsum("bif,oif->bof", signals, kernels)
     return torch.fft.irfft(spectrum, n=x.shape[-1])[..., :length] + bias[:, None]
 
 

@@ -13,15 +13,16 @@ import sys
 from pathlib import Path
 
 import torch
-from cases import LAYERS, MASKS, NETWORKS, ON_GPU, LayerCase, NetworkCase, Setting, taps
+from cases import DEPTHWISE, LAYERS, NETWORKS, ON_GPU, DepthwiseCase, LayerCase, NetworkCase, SeparableCase, Setting, taps
 from timing import FIXED, Machine, MemoryMeter, measure_machine, ratio, rounds
 
 RESULTS = Path(__file__).parent / "results"
-SUITES = {"networks": NETWORKS, "layers": LAYERS, "growth": []}
+SUITES = {"networks": NETWORKS, "depthwise": DEPTHWISE, "layers": LAYERS, "growth": []}
+Case = NetworkCase | SeparableCase | LayerCase | DepthwiseCase
 LENGTHS = [64, 256, 1024, 4096, 16_384, 32_768, 65_536, 131_072]
 
 
-def measure(case: NetworkCase | LayerCase, setting: Setting, machine: Machine, meter: MemoryMeter) -> dict:
+def measure(case: Case, setting: Setting, machine: Machine, meter: MemoryMeter) -> dict:
     """All figures of one case."""
     contestants = {who: case.contestant(who, setting) for who in case.contestants()}
     times = rounds(contestants, setting.device)
@@ -104,7 +105,7 @@ def findings(rows: list[dict]) -> list[str]:
 def measure_growth(setting: Setting) -> list[dict]:
     """Time over length of one layer over time with a batch of one, all lengths in turn: a row for each mask, in training and inference."""
     rows = []
-    for mask in MASKS:
+    for mask in ("fresh", "half", "full"):
         for training in (True, False):
             cases = {str(length): LayerCase(1, 1, length, mask, training) for length in LENGTHS}
             times = rounds({length: case.contestant("auto", setting) for length, case in cases.items()}, setting.device)

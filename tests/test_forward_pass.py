@@ -339,3 +339,38 @@ def test_training_with_data_parallel_on_one_device():
     wrapped = nn.DataParallel(model)
     for _ in range(2):
         assert relative(wrapped(x), y) < 1e-6
+
+
+def test_a_layer_that_did_not_run_is_not_prepared_until_it_runs_again(monkeypatch):
+    class Either(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers, self.which = nn.ModuleList(fs.FlexConv1d(1, 2, 20) for _ in range(3)), [0, 1]
+
+        def forward(self, x):
+            return sum(self.layers[i](x) for i in self.which)
+
+    model, x = Either(), torch.randn(1, 1, 20)
+    prepared = []
+    original = kernel_making.make_kernels
+    monkeypatch.setattr(forward_pass, "make_kernels", lambda layers, keeps: prepared.append(len(layers)) or original(layers, keeps))
+    counts = []
+    for which in ([0, 1], [0, 1], [0, 1], [0, 1, 2], [0, 1, 2], [2]):
+        model.which = which
+        prepared.clear()
+        y = model(x)
+        counts.append(list(prepared))
+        assert relative(y, sum(copy.deepcopy(model.layers[i])(x) for i in which)) < 1e-6
+        prepared.clear()
+    assert counts == [[1, 1], [3], [2], [2, 1], [3], [3]]
+
+
+def test_a_compiled_network_is_not_prepared_twice(monkeypatch):
+    model, x = fs.FlexTCN(depth=1, width=4), torch.randn(2, 1, 30)
+    model(x)
+    prepared = []
+    original = forward_pass._prepared
+    monkeypatch.setattr(forward_pass, "_prepared", lambda layers, root: prepared.append(root) or original(layers, root))
+    compiled = torch.compile(model.eval(), backend="eager")
+    torch.testing.assert_close(compiled(x), copy.deepcopy(model)(x))
+    assert model not in prepared

@@ -160,8 +160,8 @@ def test_under_autocast_both_methods_give_its_dtype():
 def test_auto_takes_ffts_for_long_kernels_and_direct_for_short_ones(functions):
     from flexseq.functional.long_conv import choose_method
 
-    assert choose_method((32, 30, 16000), (30, 30, 1288), [1287], functions) == "auto"
-    assert choose_method((32, 30, 16000), (30, 30, 3), [2], functions) == "direct"
+    assert choose_method(torch.device("cpu"), (32, 30, 16000), (30, 30, 1288), [1287], functions) == "auto"
+    assert choose_method(torch.device("cpu"), (32, 30, 16000), (30, 30, 3), [2], functions) == "direct"
 
 
 @settings(max_examples=200, deadline=None)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flexseq.functional.costs import transforms_cost
+from flexseq.functional.costs import costs_of, transforms_cost
 from flexseq.functional.fft_length import fft_length
 from flexseq.functional.programs import constant
 
@@ -148,35 +148,54 @@ def _zero(dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.zeros((), dtype=dtype, device=device)
 
 
-@lru_cache(maxsize=4096)
 def choose_axes(
-    x_shape: tuple[int, ...], kernel_shape: tuple[int, ...], before: tuple[int, ...], functions: int | None, method: str
+    device: torch.device, x_shape: Sequence[int], kernel_shape: Sequence[int], before: Sequence[int], functions: int | None, method: str
 ) -> tuple[Axis, ...]:
     """The cheapest way to cut a signal, by an estimate from shapes alone.
 
     Args:
+        device: on which it is convolved.
         x_shape: (batch, in_channels, *grid).
         kernel_shape: (out_channels, in_channels / groups, *taps).
         before: taps before the present one, for each axis.
-        functions: how many the kernels are mixes of; None where they are given as they are.
+        functions: how many the kernels are linear combinations of; None where they are given as they are.
         method: "fft" for one block, "overlap" for more where the kernel leaves room, "auto" for the cheaper.
     """
-    choices = []
-    for size, taps, first in zip(x_shape[2:], kernel_shape[2:], before, strict=True):
-        whole = Axis(size, taps, first, fft_length(size + max(first, taps - 1 - first)), size, 1)
-        several = []
-        for count in BLOCKS:
-            # At least two kernels long: then only neighbouring blocks overlap.
-            points = fft_length(max(-(-size // count) + taps - 1, 2 * taps, 16))
-            hop = points - taps + 1
-            if hop < size:
-                several.append(Axis(size, taps, first, points, hop, -(-size // hop)))
-        choices.append({"fft": [whole], "overlap": several or [whole], "auto": [whole, *several]}[method])
-    return min(itertools.product(*choices), key=lambda axes: spectral_cost(x_shape, kernel_shape, axes, functions))
+    return _choose_axes(torch.device(device.type), tuple(x_shape), tuple(kernel_shape), tuple(before), functions, method)
 
 
-def spectral_cost(x_shape: tuple[int, ...], kernel_shape: tuple[int, ...], axes: tuple[Axis, ...], functions: int | None) -> float:
+@lru_cache(maxsize=4096)
+def _choose_axes(
+    device: torch.device,
+    x_shape: tuple[int, ...],
+    kernel_shape: tuple[int, ...],
+    before: tuple[int, ...],
+    functions: int | None,
+    method: str,
+) -> tuple[Axis, ...]:
+    ways = itertools.product(
+        *[possible_cuts(size, taps, first, method) for size, taps, first in zip(x_shape[2:], kernel_shape[2:], before, strict=True)]
+    )
+    return min(ways, key=lambda axes: spectral_cost(device, x_shape, kernel_shape, axes, functions))
+
+
+def possible_cuts(size: int, taps: int, before: int, method: str) -> list[Axis]:
+    """How one axis may be cut."""
+    whole = Axis(size, taps, before, fft_length(size + max(before, taps - 1 - before)), size, 1)
+    several = []
+    for count in BLOCKS:
+        # At least two kernels long: then only neighbouring blocks overlap.
+        points = fft_length(max(-(-size // count) + taps - 1, 2 * taps, 16))
+        hop = points - taps + 1
+        if hop < size:
+            several.append(Axis(size, taps, before, points, hop, -(-size // hop)))
+    return {"fft": [whole], "overlap": several or [whole], "auto": [whole, *several]}[method]
+
+
+def spectral_cost(
+    device: torch.device, x_shape: tuple[int, ...], kernel_shape: tuple[int, ...], axes: tuple[Axis, ...], functions: int | None
+) -> float:
     """Estimated time of a training step of a convolution cut in this way, in picoseconds; see `flexseq.functional.costs`."""
     points = math.prod([axis.points for axis in axes])
     blocks = math.prod([axis.blocks for axis in axes])
-    return transforms_cost(x_shape, kernel_shape, blocks, points, math.log2(points), functions)
+    return transforms_cost(costs_of(device), x_shape, kernel_shape, blocks, points, math.log2(points), functions)

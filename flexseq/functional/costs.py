@@ -1,66 +1,126 @@
 """What a convolution costs, estimated from shapes alone: by this a method is chosen, and how to cut a signal.
 
-Times of a training step (forward and backward), in picoseconds, on 2 CPU cores with AVX2. Fitted by least squares of the
-relative error to 178 shapes of layers in one and two dimensions, kernels of 3 taps to the whole signal, batches of 1 to 64; half of the
-estimates lie within 20 % of the measured time. The same rule serves inference and other devices, where ratios differ less than times.
+Times of a training step (forward and backward). Each device type has constants of its own, in measured_costs.py, which
+benchmarks/fit_costs.py measures and writes. The same rule serves inference, where ratios differ less than times.
 """
 
-import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
-TRANSFORM = 138
-"""For each of the n log2(n) steps of a transform of n points."""
-MOVE = 3140
-"""For each number that is transformed: it is moved from layout to layout."""
-MOVE_MORE = 2780
-"""The same, on top, for more than one axis."""
-CONTRACT = 172
-"""For each product of two channels at one point."""
-MIX = 146
-"""For each function's share in each kernel, at one point."""
-OPERATOR = 850_000_000
-"""For a convolution through transforms, however small."""
+import torch
 
-DIRECT = {1: 71, 2: 35, 3: 35}
-"""For each multiplication of a direct convolution, over so many axes."""
-DIRECT_MOVE = {1: 0, 2: 2180, 3: 2180}
-"""For each number of its input and output."""
-DIRECT_MIX = 190
-"""For each function's share in each kernel, at one tap."""
-DIRECT_OPERATOR = 250_000_000
-"""For a direct convolution, however small."""
+from flexseq.functional.measured_costs import MEASURED
 
 
-def direct_cost(x_shape: Sequence[int], kernel_shape: Sequence[int], functions: int | None) -> int:
+class Costs(NamedTuple):
+    """A device's constants, in picoseconds.
+
+    Args:
+        transform: for each of the n log2(n) steps of a transform of n points.
+        move: for each number that is transformed: it is moved from layout to layout.
+        move_more: the same, on top, for more than one axis.
+        elementwise: for each number that is transformed, in a depthwise convolution, in the place of `move`.
+        join: for each number of input and output, where the signal is cut into more than one block.
+        contract: for each product of two channels at one point.
+        mix: for each function's share in each kernel, at one point.
+        operator: for a convolution through transforms, however small.
+        direct: for each multiplication of a direct convolution, over so many axes.
+        direct_depthwise: the same of a depthwise one.
+        direct_move: for each number of its input and output, over so many axes.
+        direct_mix: for each function's share in each kernel, at one tap.
+        direct_operator: for a direct convolution, however small.
+    """
+
+    transform: float
+    move: float
+    move_more: float
+    elementwise: float
+    join: float
+    contract: float
+    mix: float
+    operator: float
+    direct: tuple[float, float, float]
+    direct_depthwise: tuple[float, float, float]
+    direct_move: tuple[float, float, float]
+    direct_mix: float
+    direct_operator: float
+
+
+COSTS: dict[str, Costs] = {device: Costs(**values) for device, values in MEASURED.items()}
+
+
+def costs_of(device: torch.device) -> Costs:
+    """The constants for a device; those of a GPU for any that is no CPU."""
+    return COSTS["cpu" if device.type == "cpu" else "cuda"]
+
+
+def direct_cost(costs: Costs, x_shape: Sequence[int], kernel_shape: Sequence[int], functions: int | None) -> float:
     """Of a direct convolution.
 
     Args:
+        costs: the device's.
         x_shape: (batch, in_channels, *grid).
         kernel_shape: (out_channels, in_channels / groups, *taps).
-        functions: how many the kernels are mixes of; None where they are given as they are.
+        functions: how many the kernels are linear combinations of; None where they are given as they are.
     """
-    batch, in_channels, *grid = x_shape
-    out_channels, in_per_group, *taps = kernel_shape
-    ndim, samples = len(grid), batch * math.prod(grid)
-    kernel = out_channels * in_per_group * math.prod(taps)
-    products = DIRECT[ndim] * samples * kernel
-    return products + DIRECT_MOVE[ndim] * samples * (in_channels + out_channels) + DIRECT_MIX * kernel * (functions or 0) + DIRECT_OPERATOR
+    products, moved, mixed = direct_counts(x_shape, kernel_shape, functions)
+    axes = len(x_shape) - 3
+    each = costs.direct_depthwise if is_depthwise(x_shape, kernel_shape) else costs.direct
+    return each[axes] * products + costs.direct_move[axes] * moved + costs.direct_mix * mixed + costs.direct_operator
+
+
+def direct_counts(x_shape: Sequence[int], kernel_shape: Sequence[int], functions: int | None) -> tuple[int, int, int]:
+    """How much there is of what `direct`, `direct_move` and `direct_mix` are for."""
+    samples, kernel = x_shape[0] * _product(x_shape[2:]), _product(kernel_shape)
+    return samples * kernel, samples * (x_shape[1] + kernel_shape[0]), kernel * (functions or 0)
 
 
 def transforms_cost(
-    x_shape: Sequence[int], kernel_shape: Sequence[int], blocks: int, points: int, log_points: float, functions: int | None
+    costs: Costs, x_shape: Sequence[int], kernel_shape: Sequence[int], blocks: int, points: int, log_points: float, functions: int | None
 ) -> float:
     """Of a convolution through transforms.
 
     Args:
-        x_shape, kernel_shape, functions: as in `direct_cost`.
+        costs, x_shape, kernel_shape, functions: as in `direct_cost`.
         blocks: into which each signal is cut.
         points: of a transform.
         log_points: their logarithm to base 2.
     """
+    steps, moved, elementwise, joined, contracted, mixed = transforms_counts(x_shape, kernel_shape, blocks, points, log_points, functions)
+    move = costs.move + (costs.move_more if len(x_shape) > 3 else 0)
+    return (
+        costs.transform * steps
+        + move * moved
+        + costs.elementwise * elementwise
+        + costs.join * joined
+        + costs.contract * contracted
+        + costs.mix * mixed
+        + costs.operator
+    )
+
+
+def transforms_counts(
+    x_shape: Sequence[int], kernel_shape: Sequence[int], blocks: int, points: int, log_points: float, functions: int | None
+) -> tuple[float, int, int, int, int, int]:
+    """How much there is of what `transform`, `move`, `elementwise`, `join`, `contract` and `mix` are for."""
     batch, in_channels, *grid = x_shape
     out_channels, in_per_group = kernel_shape[:2]
-    kernels = out_channels * in_per_group
-    each = TRANSFORM * points * log_points + (MOVE + (MOVE_MORE if len(grid) > 1 else 0)) * points
-    made = kernels * each if functions is None else MIX * kernels * points * functions
-    return batch * blocks * ((in_channels + out_channels) * each + CONTRACT * kernels * points) + made + OPERATOR
+    kernels, signals = out_channels * in_per_group, batch * blocks * (in_channels + out_channels)
+    numbers = points * (signals + (kernels if functions is None else 0))
+    joined = batch * (in_channels + out_channels) * _product(grid) if blocks > 1 else 0
+    mixed = kernels * points * (functions or 0)
+    if is_depthwise(x_shape, kernel_shape):
+        return numbers * log_points, 0, numbers, joined, 0, mixed
+    return numbers * log_points, numbers, 0, joined, batch * blocks * kernels * points, mixed
+
+
+def is_depthwise(x_shape: Sequence[int], kernel_shape: Sequence[int]) -> bool:
+    """Whether each output channel sees one input channel of its own."""
+    return kernel_shape[1] == 1 and x_shape[1] == kernel_shape[0]
+
+
+def _product(numbers: Sequence[int]) -> int:
+    result = 1
+    for number in numbers:  # math.prod would fix a symbol of torch.compile
+        result = result * number
+    return result

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flexseq.checks import check_integers, check_real, is_integer
 from flexseq.errors import InputError, unknown_name
-from flexseq.functional.costs import OPERATOR, direct_cost, transforms_cost
+from flexseq.functional.costs import costs_of, direct_cost, transforms_cost
 from flexseq.functional.dtypes import at_least_float32
 from flexseq.functional.programs import is_exporting
 from flexseq.functional.spectral_conv import BasisConv, KernelConv, kept_basis_conv, may_be_kept, plain_conv
@@ -64,7 +64,7 @@ def long_conv(
     _check(x, weight.shape, bias, groups, method)
     (weight,), before = _reachable([weight], x, causal)
     if method == "auto":
-        method = "direct" if is_exporting() else choose_method(x.shape, weight.shape, before, None)
+        method = "direct" if is_exporting() else choose_method(x.device, x.shape, weight.shape, before, None)
     if method == "direct":
         return _direct(x, weight, bias, before, groups)
     return _through_ffts(KernelConv.apply, x, [weight], bias, before, groups, method)
@@ -127,13 +127,14 @@ def basis_long_conv(
     if method == "auto" and is_exporting():
         method = "direct"  # a program for other machines, of any batch: rules on shapes would fix them
     elif method == "auto":
-        method = choose_method((*x.shape[:-1], outputs), (*weight.shape[:2], *basis.shape[1:]), before, basis.shape[0])
+        method = choose_method(x.device, (*x.shape[:-1], outputs), (*weight.shape[:2], *basis.shape[1:]), before, basis.shape[0])
     if method == "direct":
         return _direct(x, _kernel(basis, weight, x, kept), bias, before, groups, context=x.shape[-1] - outputs)
     if kept is not None:
         operator = functools.partial(kept_basis_conv, context=x.shape[-1] - outputs, kept=kept)
         return _through_ffts(operator, x, [basis, weight], bias, before, groups, method)
-    return _through_ffts(BasisConv.apply, x, [basis, weight], bias, before, groups, method)[..., -outputs:]
+    y = _through_ffts(BasisConv.apply, x, [basis, weight], bias, before, groups, method)
+    return y if last is None else y[..., -outputs:]
 
 
 def _kernel(basis: Tensor, weight: Tensor, x: Tensor, kept: dict[str, Any] | None) -> Tensor:
@@ -148,8 +149,10 @@ def _kernel(basis: Tensor, weight: Tensor, x: Tensor, kept: dict[str, Any] | Non
     return kernel
 
 
-def choose_method(x_shape: Sequence[int], kernel_shape: Sequence[int], before: Sequence[int], functions: int | None) -> str:
-    """The method that "auto" takes for these shapes: "direct", or "auto" among the two through FFTs.
+def choose_method(
+    device: torch.device, x_shape: Sequence[int], kernel_shape: Sequence[int], before: Sequence[int], functions: int | None
+) -> str:
+    """The method that "auto" takes for these shapes on a device: "direct", or "auto" among the two through FFTs.
 
     By the estimates of `flexseq.functional.costs`, as if blocks of four kernels cost as much as one of the whole signal for what goes with
     the signal.
@@ -160,6 +163,7 @@ def choose_method(x_shape: Sequence[int], kernel_shape: Sequence[int], before: S
         before: taps before the present one, for each axis.
         functions: how many the kernels are mixes of; None where they are given as they are.
     """
+    costs = costs_of(device)
     _, _, *grid = x_shape
     _, _, *taps = kernel_shape
     signal, block = 1, 1
@@ -167,9 +171,9 @@ def choose_method(x_shape: Sequence[int], kernel_shape: Sequence[int], before: S
         reach = size + max(first, extent - 1 - first)
         signal *= reach
         block *= min(reach, 4 * extent)
-    through_signal = transforms_cost(x_shape, kernel_shape, 1, signal, _log2(block), 0)
-    kernels = transforms_cost((0, *x_shape[1:]), kernel_shape, 1, block, _log2(block), functions) - OPERATOR
-    return "direct" if direct_cost(x_shape, kernel_shape, functions) <= through_signal + kernels else "auto"
+    through_signal = transforms_cost(costs, x_shape, kernel_shape, 1, signal, _log2(block), 0)
+    kernels = transforms_cost(costs, (0, *x_shape[1:]), kernel_shape, 1, block, _log2(block), functions) - costs.operator
+    return "direct" if direct_cost(costs, x_shape, kernel_shape, functions) <= through_signal + kernels else "auto"
 
 
 def _log2(n: int) -> int:

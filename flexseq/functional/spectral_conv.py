@@ -57,14 +57,14 @@ def kernel_conv(x: Tensor, kernel: Tensor, bias: Tensor | None, before: list[int
     Returns:
         (batch, out_channels, *grid).
     """
-    axes = choose_axes(x.shape, kernel.shape, tuple(before), None, method)
+    axes = choose_axes(x.device, x.shape, kernel.shape, before, None, method)
     return _forward(x, _Kernels(kernel, axes, groups), bias, axes)
 
 
 @torch.library.custom_op("flexseq::basis_conv", mutates_args=())
 def basis_conv(x: Tensor, basis: Tensor, weight: Tensor, bias: Tensor | None, before: list[int], groups: int, method: str) -> Tensor:
     """`kernel_conv` with the kernel `weight` (out_channels, in_channels / groups, H) @ `basis` (H, *taps), which is never formed."""
-    axes = choose_axes(x.shape, (*weight.shape[:2], *basis.shape[1:]), tuple(before), basis.shape[0], method)
+    axes = choose_axes(x.device, x.shape, (*weight.shape[:2], *basis.shape[1:]), before, basis.shape[0], method)
     return _forward(x, _Mixes(basis, weight, axes, groups), bias, axes)
 
 
@@ -88,7 +88,7 @@ def kept_basis_conv(
         context: samples at the begin of x, along the last axis, that are only seen: there are no outputs for them.
     """
     x_shape = (*x.shape[:-1], x.shape[-1] - context)
-    axes = choose_axes(x_shape, (*weight.shape[:2], *basis.shape[1:]), tuple(before), basis.shape[0], method)
+    axes = choose_axes(x.device, x_shape, (*weight.shape[:2], *basis.shape[1:]), before, basis.shape[0], method)
     key = (axes, groups, basis.dtype)
     found, mixes = kept.get("mixes", (None, None))
     if found != key:
@@ -113,7 +113,7 @@ def kernel_conv_backward(
     """Gradients of `kernel_conv` with respect to x and kernel; an empty tensor for one that is not needed."""
     if not len(x):
         return torch.zeros_like(x), torch.zeros_like(kernel)
-    axes = choose_axes(x.shape, kernel.shape, tuple(before), None, method)
+    axes = choose_axes(x.device, x.shape, kernel.shape, before, None, method)
     kernels = _Kernels(kernel, axes, groups)
     grad_x = _backward(grad, x, kernels, axes, needs_x=needs[0], needs_kernel=needs[1])
     return grad_x, kernels.gradient() if needs[1] else kernel.new_empty(0)
@@ -126,7 +126,7 @@ def basis_conv_backward(
     """Gradients of `basis_conv` with respect to x, basis and weight; empty tensors for those that are not needed."""
     if not len(x):
         return torch.zeros_like(x), torch.zeros_like(basis), torch.zeros_like(weight)
-    axes = choose_axes(x.shape, (*weight.shape[:2], *basis.shape[1:]), tuple(before), basis.shape[0], method)
+    axes = choose_axes(x.device, x.shape, (*weight.shape[:2], *basis.shape[1:]), before, basis.shape[0], method)
     mixes = _Mixes(basis, weight, axes, groups)
     needs_kernel = needs[1] or needs[2]
     grad_x = _backward(grad, x, mixes, axes, needs_x=needs[0], needs_kernel=needs_kernel)
@@ -256,7 +256,7 @@ def _forward(x: Tensor, kernels: _Kernels | _Mixes, bias: Tensor | None, axes: t
     if not len(x):
         return x.new_empty(0, kernels.out_channels, *grid)
     with torch.autocast(x.device.type, enabled=False):
-        parts = list(_parts(x, kernels, axes))
+        parts = list(_parts(x, kernels, axes, channels=kernels.out_channels))
         out = None if len(parts) == 1 else x.new_empty(x.shape[0], kernels.out_channels, *grid)
         if kernels.is_depthwise:
             spectrum = _for_blocks(kernels.depthwise(conj=True), axes)
@@ -266,7 +266,7 @@ def _forward(x: Tensor, kernels: _Kernels | _Mixes, bias: Tensor | None, axes: t
             return y if out is None else out
         spectra = _spectra(x, functools.partial(cut, context=context), kernels, axes)
         result = _each_chunk(spectra, kernels, lambda part, chunk: _products(part, kernels.at(chunk, conj=True).transpose(-1, -2)))
-        for part in _parts(x, kernels, axes, channels=kernels.out_channels):
+        for part in parts:
             y = join(_signals(result, part, axes), None if bias is None else bias[part[1]], axes, None if out is None else out[part])
         return y if out is None else out
 

@@ -12,6 +12,7 @@ from flexseq.checks import check_integers, check_numbers
 from flexseq.errors import InputError
 from flexseq.functional.band_limits import gaussian_band_limit, sine_band_limit
 from flexseq.functional.gaussian import rotate
+from flexseq.kernels import fused
 from flexseq.kernels.linear import PointwiseLinear, default_bound, stacked_pointwise
 from flexseq.kernels.network import MOST_LAYERS, KernelNetwork, is_as_built
 
@@ -65,6 +66,12 @@ class MultiplicativeFilterNetwork(KernelNetwork):
         return [*of_filters, [linear.weight for linear in self.linears], [linear.bias for linear in self.linears]]
 
     def stacked_basis(self, parts: Sequence[Tensor], positions: Tensor) -> Tensor:
+        if len(parts) == 6 and fused.applies(self.hidden, positions):  # Gabor functions without angles
+            return fused.gabor_basis(parts, positions, self.stacked_reference)
+        return self.stacked_reference(parts, positions)
+
+    def stacked_reference(self, parts: Sequence[Tensor], positions: Tensor) -> Tensor:
+        """`stacked_basis` in torch's operators."""
         *values, weights, biases = parts
         first: Any = self.filters[0]
         count = values[0].shape[1]

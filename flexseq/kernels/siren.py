@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from flexseq.arguments import records_arguments
 from flexseq.checks import check_integers, check_numbers
+from flexseq.kernels import fused
 from flexseq.kernels.linear import PointwiseLinear, effective_weight, stacked_pointwise
 from flexseq.kernels.network import MOST_LAYERS, KernelNetwork, is_as_built
 
@@ -84,10 +85,25 @@ class SIREN(KernelNetwork):
 
     def stacked_basis(self, parts: Sequence[Tensor], positions: Tensor) -> Tensor:
         kinds = 3 if self.linears[0].weight_norm else 2
-        biases = [bias for part in parts[::kinds] for bias in part.unbind(1)]
-        weights = [weight for i in range(0, len(parts), kinds) for weight in effective_weight(*parts[i + 1 : i + kinds]).unbind(1)]
-        h = positions
-        for weight, bias in zip(weights, biases, strict=True):
-            bias_scale = self.omega_0 if self.omega_0_scales_bias else 1.0
-            h = torch.sin(stacked_pointwise(h, weight, bias, weight_scale=self.omega_0, bias_scale=bias_scale))
+        maps = [effective_weight(*parts[1:kinds])[:, 0], parts[0][:, 0]]
+        if len(parts) > kinds:
+            maps += [effective_weight(*parts[kinds + 1 :]), parts[kinds]]
+        bias_scale = self.omega_0 if self.omega_0_scales_bias else 1.0
+        if len(maps) == 4 and fused.applies(self.hidden, positions):
+            return fused.siren_basis(maps, positions, self.omega_0, bias_scale, self.stacked_reference)
+        return self.stacked_reference(maps, positions)
+
+    def stacked_reference(self, maps: Sequence[Tensor], positions: Tensor) -> Tensor:
+        """`stacked_basis` in torch's operators.
+
+        Args:
+            maps: the first map's weight (networks, hidden, ndim) and bias (networks, hidden), the others' (networks, maps, hidden, hidden)
+                and (networks, maps, hidden).
+        """
+        scales = {"weight_scale": self.omega_0, "bias_scale": self.omega_0 if self.omega_0_scales_bias else 1.0}
+        weight, bias, *others = maps
+        h = torch.sin(stacked_pointwise(positions, weight, bias, **scales))
+        if others:
+            for weight, bias in zip(others[0].unbind(1), others[1].unbind(1), strict=True):
+                h = torch.sin(stacked_pointwise(h, weight, bias, **scales))
         return h

@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from flexseq.functional.programs import constant
+
 
 class Dropout(nn.Dropout):
     """torch's dropout; on a CPU it draws 16 random bits for each element instead of a double, and keeps a byte for it instead of four.
@@ -30,7 +32,7 @@ class _Scaled(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, keep: Tensor, scale: float) -> Tensor:
-        return keep.to(x.dtype) * scale * x
+        return torch.addcmul(_zero(x.dtype, x.device), keep.to(x.dtype), x, value=scale)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -40,4 +42,9 @@ class _Scaled(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (keep,) = ctx.saved_tensors
-        return keep.to(grad.dtype) * ctx.scale * grad, None, None
+        return torch.addcmul(_zero(grad.dtype, grad.device), keep.to(grad.dtype), grad, value=ctx.scale), None, None
+
+
+@constant
+def _zero(dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.zeros((), dtype=dtype, device=device)

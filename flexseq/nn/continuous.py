@@ -23,7 +23,7 @@ from flexseq.nn.mask import GaussianMask
 from flexseq.nn.sizes import KernelSize
 from flexseq.positions import Keep, tap_positions, tap_weights, taps_around
 
-NOT_OF_THE_KERNEL = frozenset({"training", "cache", "last_made", "planned_taps", "method"})
+NOT_OF_THE_KERNEL = frozenset({"training", "cache", "last_made", "is_idle", "planned_taps", "method"})
 """A layer's own attributes that its kernel does not depend on."""
 
 

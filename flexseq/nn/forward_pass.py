@@ -65,11 +65,25 @@ class _Pass(threading.local):
     Args:
         root: the module whose it is; None where there is none.
         made: for each layer that was prepared.
+        ran: the layers that took what was made for them.
     """
 
     def __init__(self) -> None:
-        self.root: nn.Module | None = None
+        self.clear()
+
+    def clear(self, root: nn.Module | None = None) -> None:
+        """Begin another one."""
+        self.root = root
         self.made: dict[nn.Module, Made] = {}
+        self.ran: set[nn.Module] = set()
+
+    def take(self, layer: ConvLayer) -> Made | None:
+        """What was made for a layer, if that is still the layer's."""
+        made = self.made.get(layer)
+        if made is None or not made.is_current(layer):
+            return None
+        self.ran.add(layer)
+        return made
 
 
 _pass = _Pass()
@@ -86,17 +100,20 @@ def begin(module: nn.Module, arguments: Any) -> None:
     """The hook before a forward pass."""
     if is_recorded_now() or (_pass.root is not None and _pass.root is not module and _is_running(_pass.root)) or _is_compiled(module):
         return
-    layers = [layer for layer in layers_in(module) if not layer.needs_size() and layer.is_readable()]
+    layers = [layer for layer in layers_in(module) if not layer.is_idle and not layer.needs_size() and layer.is_readable()]
     if _in_backward() and any(_is_of_another(layer, module) for layer in layers):
         return  # a part of a network that is computed again: with the kernels of the whole
-    _pass.root, _pass.made = module, {}
+    _pass.clear(module)
     _pass.made = _prepared(layers, module)
 
 
 def end(module: nn.Module, arguments: Any, output: Any) -> None:
     """The hook after it, also where it failed."""
     if _pass.root is module:
-        _pass.root, _pass.made = None, {}
+        if output is not None:
+            for layer in _pass.made:
+                layer.is_idle = layer not in _pass.ran  # type: ignore[assignment]
+        _pass.clear()
 
 
 def layers_in(module: nn.Module) -> list[ConvLayer]:
@@ -154,8 +171,8 @@ def kernel_of(layer: "ContinuousConv", grid: Sequence[int]) -> Kernel:
             (keep,) = read_crops([layer], grid)
         assert keep is not None
         return make_kernels([layer], [keep])[0]
-    made = _pass.made.get(layer) if _pass.root is not None else None
-    if made is not None and made.is_current(layer):
+    made = _pass.take(layer)
+    if made is not None:
         return made.kernel
     last = layer.last_made
     if last is not None and last.root is not None and _in_backward() and last.may_be_shared(layer):
@@ -165,6 +182,7 @@ def kernel_of(layer: "ContinuousConv", grid: Sequence[int]) -> Kernel:
         if outermost is not layer:
             follow(outermost)
     layer.take_size(grid)
+    layer.is_idle = False
     return _prepared([layer], None)[layer].kernel
 
 
@@ -185,9 +203,10 @@ def kept_spectra(layer: "NIFFConv") -> dict[Any, Any] | None:
     """Where a layer with kernels of frequency keeps what it makes for each grid; None where it is to keep nothing."""
     if is_recorded_now() or not layer.is_readable():
         return None
-    made = _pass.made.get(layer)
-    if made is not None and made.is_current(layer):
+    made = _pass.take(layer)
+    if made is not None:
         return made.kernel
+    layer.is_idle = False
     if _pass.root is None and not _is_replica(layer) and not torch.is_grad_enabled() and not layer.training:
         outermost = _outermost(layer)
         if outermost is not layer:

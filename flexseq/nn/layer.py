@@ -73,6 +73,7 @@ class ConvLayer(nn.Module):
         self._seen_code: tuple[Any, ...] = ()
         self.cache = KernelCache()  # of eval mode
         self.last_made: Any = None  # by the last forward pass with gradients, for penalties
+        self.is_idle = False  # in the last forward pass of the network that it is part of
 
     @property
     def kernel_size(self) -> tuple[int, ...] | None:
@@ -279,7 +280,9 @@ class ConvLayer(nn.Module):
         return {**self.__dict__, "cache": KernelCache(), "last_made": None}  # copies and files do without
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__({"cache": KernelCache(), "last_made": None, **state})  # which layers pickled before did not have
+        super().__setstate__(
+            {"cache": KernelCache(), "last_made": None, "is_idle": False, **state}
+        )  # which layers pickled before did not have
 
     def _forget_kernels(self) -> None:
         self.cache.forget()
