@@ -166,16 +166,18 @@ def test_auto_takes_ffts_for_long_kernels_and_direct_for_short_ones(functions):
 
 @settings(max_examples=200, deadline=None)
 @given(st.integers(1, 300_000))
-def test_fft_length_is_the_next_even_number_of_small_primes(n):
+def test_fft_length_is_even_of_small_primes_and_not_much_longer(n):
     length = fft_length(n)
     assert length % 2 == 0
-    assert length >= n
-    smooth = [m for m in range(n, length) if m % 2 == 0 and scipy.fft.next_fast_len(m // 2, real=True) == m // 2]
-    assert not smooth  # scipy's real lengths are products of 2, 3 and 5 as well
-    for prime in (2, 3, 5):
+    assert n <= length <= max(n + 3, 1.2 * n)
+    for prime in (2, 3, 5, 7):
         while length % prime == 0:
             length //= prime
     assert length == 1
+
+
+def test_fft_length_prefers_powers_of_two_to_powers_of_three():
+    assert [fft_length(n) for n in (324, 846, 1000, 1025)] == [336, 896, 1024, 1152]
 
 
 @pytest.mark.parametrize(

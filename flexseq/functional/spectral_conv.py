@@ -29,13 +29,13 @@ from flexseq.functional.circular_conv import product_of_spectra
 from flexseq.functional.fft_length import fft_length
 from flexseq.functional.programs import as_integers, constant
 
-WORKING_SET = 2**20
+WORKING_SET = 2**22
 """Numbers that a chunk of frequencies may take: what stays in a processor's cache."""
 
-PART = 2**19
+PART = 2**21
 """Numbers of signals that are transformed at a time, and moved to another layout while they are in the cache."""
 
-BEYOND_CPU = 2**7
+BEYOND_CPU = 2**5
 """How many times more of both on other devices, where starting many small operations costs more than memory does."""
 
 KEPT = 3
@@ -407,6 +407,8 @@ def _signals(spectra: Tensor, part: tuple[slice, slice], axes: tuple[Axis, ...])
     """The reverse of `_spectra` for one of `_parts`: (batch, channels, *blocks, *points)."""
     groups = spectra.shape[1]
     some = spectra[:, :, part[0], :, part[1] if groups == 1 else slice(None)].permute(2, 1, 4, 3, 0).flatten(1, 2)
+    if _patience(some.device) == 1:  # a CPU's transform would copy it more slowly, a GPU's has to copy it anyway
+        some = _laid_out(some)
     return _inverse(some.unflatten(2, [axis.blocks for axis in axes]), axes)
 
 
