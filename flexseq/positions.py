@@ -238,3 +238,34 @@ def taps_inside(kernel_size: Sequence[int], mean: Tensor, sigma: Tensor, *, thre
             kept = (index >= dropped[0].clamp_max(before)) & (index < count - dropped[1].clamp_max(max(after - opposite, 0)))
         inside = inside[..., None] & kept
     return inside
+
+
+def rounded_up(keep: Keep, counts: Sequence[int], *, causal: bool) -> Keep:
+    """A crop with so many taps more that there are few sizes, so that what depends on shapes repeats while masks grow.
+
+    Along each axis the number of taps, of centred kernels that on either side, is the next of 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20
+    and so on.
+
+    Args:
+        keep: the taps that a mask leaves.
+        counts: of all taps along each axis.
+        causal: the last tap is the present, and stays; else the crop grows on both sides.
+
+    Example:
+        >>> rounded_up([(92, 101)], (101,), causal=True), rounded_up([(14, 19), (8, 25)], (33, 33), causal=False)
+        ([(91, 101)], [(14, 19), (8, 25)])
+    """
+    rounded = []
+    for (start, stop), count in zip(keep, counts, strict=True):
+        if causal:
+            rounded.append((max(0, stop - _step_up(stop - start)), stop))
+            continue
+        more = _step_up((stop - start) // 2) - (stop - start) // 2
+        rounded.append((max(0, start - more), min(count, stop + more)))
+    return rounded
+
+
+def _step_up(number: int) -> int:
+    """The next number with at most three binary digits before its zeros."""
+    step = 1 << max(0, number.bit_length() - 3)
+    return -(-number // step) * step

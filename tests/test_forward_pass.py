@@ -12,7 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import flexseq as fs
+from flexseq import positions
 from flexseq.nn import forward_pass, kernel_making
+from flexseq.training.cuda_graphs import GraphedNetwork, crops_to_capture
 from flexseq.training.parameters import kernel_penalty
 
 READING = {"tolist", "item", "__bool__", "__float__", "__int__", "__index__", "numpy", "cpu", "__array__"}
@@ -353,7 +355,9 @@ def test_a_layer_that_did_not_run_is_not_prepared_until_it_runs_again(monkeypatc
     model, x = Either(), torch.randn(1, 1, 20)
     prepared = []
     original = kernel_making.make_kernels
-    monkeypatch.setattr(forward_pass, "make_kernels", lambda layers, keeps: prepared.append(len(layers)) or original(layers, keeps))
+    monkeypatch.setattr(
+        forward_pass, "make_kernels", lambda layers, keeps, **options: prepared.append(len(layers)) or original(layers, keeps)
+    )
     counts = []
     for which in ([0, 1], [0, 1], [0, 1], [0, 1, 2], [0, 1, 2], [2]):
         model.which = which
@@ -374,3 +378,53 @@ def test_a_compiled_network_is_not_prepared_twice(monkeypatch):
     compiled = torch.compile(model.eval(), backend="eager")
     torch.testing.assert_close(compiled(x), copy.deepcopy(model)(x))
     assert model not in prepared
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_rounded_crops_give_the_same_values_and_read_nothing(name):
+    make, shape = NETWORKS[name]
+    torch.manual_seed(0)
+    model, x = make().double(), torch.randn(shape, dtype=torch.float64)
+    model(x)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    expected = model(x)
+    slopes = torch.autograd.grad(expected.square().sum() + kernel_penalty(model), list(model.parameters()))
+    keeps = {}
+    for layer, keep in crops_to_capture(model).items():  # as if they had been rounded up by more
+        ends = [stop for _, stop in layer._all_taps()]
+        more = [(3, 0)] * layer.ndim if layer.causal else [(2, 2)] * layer.ndim
+        keeps[layer] = [(max(0, a - i), min(end, b + j)) for (a, b), end, (i, j) in zip(keep, ends, more, strict=True)]
+    assert list(keeps.values()) != forward_pass.read_crops(list(keeps))
+    with FunctionReads() as functions, OperatorReads() as operators, forward_pass.fixed_crops(keeps):
+        y = model(x)
+        own = torch.autograd.grad(y.square().sum() + kernel_penalty(model), list(model.parameters()))
+    assert functions.found == operators.found == []
+    torch.testing.assert_close(y, expected)
+    scale = max(float(slope.abs().max()) for slope in slopes)
+    for a, b in zip(own, slopes, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-10 * scale)
+
+
+def test_crops_that_are_rounded_up_have_few_sizes():
+    causal = {1000 - positions.rounded_up([(start, 1000)], (1000,), causal=True)[0][0] for start in range(1000)}
+    assert len(causal) <= 36
+    for start in range(0, 500, 7):
+        ((low, high),) = positions.rounded_up([(start, 1001 - start)], (1001,), causal=False)
+        assert 0 <= low <= start
+        assert low == 1001 - high
+        assert 500 - low <= 1.25 * (500 - start) + 1
+
+
+def test_training_with_cuda_graphs_where_there_is_no_gpu_says_so_and_trains_the_same():
+    torch.manual_seed(0)
+    model = fs.FlexTCN(depth=1, width=4, dropout=0.0)
+    x = torch.randn(2, 1, 30)
+    model(x)
+    network = GraphedNetwork(model)
+    with pytest.warns(UserWarning, match="no CUDA graph is used: the input is on the CPU"):
+        y, penalty = network(x)
+    other = copy.deepcopy(model)
+    torch.testing.assert_close(y, other(x))
+    torch.testing.assert_close(penalty, kernel_penalty(other))

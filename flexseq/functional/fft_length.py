@@ -13,7 +13,8 @@ them lie within 12 %. GPUs' libraries have the same order."""
 def fft_length(at_least: int) -> int:
     """The even number from `at_least` on, of prime factors 2, 3, 5 and 7, at which a convolution through FFTs is cheapest.
 
-    Even, because a real transform of even length runs as a complex one of half the length. Not the smallest: 5 * 2^6 is faster than 2^2 * 3^4.
+    Even, because a real transform of even length runs as a complex one of half the length. Not the smallest: 2^10 is faster than
+    2^2 * 3^5, though it is longer.
 
     Example:
         >>> [fft_length(n) for n in (1, 7, 17, 321, 31999)]

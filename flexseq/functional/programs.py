@@ -35,22 +35,37 @@ def unrecorded() -> Iterator[None]:
         internal._set_tracing_state(state)
 
 
+CONSTANTS = 64
+"""Results of each function that `constant` caches."""
+CAPTURED: list[Any] = []
+"""Constants in CUDA graphs, which hold their addresses: nobody tells when a graph is gone."""
+
+
 def constant(make: Callable[..., Any]) -> Callable[..., Any]:
     """Decorator of a function that makes tensors from its arguments alone, the last of which is their device: they are cached.
 
-    For each stream by itself, since on another one they may not be there yet; and not while a CUDA graph is captured, whose memory it is.
+    For each stream by itself, since on another one they may not be there yet. While a CUDA graph is captured nothing is added, whose memory
+    would be the graph's; what trying out the step before has left is taken.
     """
-
-    @functools.lru_cache(maxsize=64)
-    def made(arguments: tuple[Any, ...], stream: int) -> Any:
-        with torch.inference_mode(False), torch.no_grad():  # for later calls, which may need gradients
-            return make(*arguments)
+    cache: dict[Any, Any] = {}
 
     @functools.wraps(make)
     def get(*arguments: Any) -> Any:
         device: torch.device = arguments[-1]
-        if is_recorded_now() or (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
+        if is_recorded_now():
             return make(*arguments)
-        return made(arguments, torch.cuda.current_stream(device).stream_id if device.type == "cuda" else 0)
+        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            found = next((value for (same, _), value in list(cache.items()) if same == arguments), None)
+            CAPTURED.append(found)
+            return make(*arguments) if found is None else found
+        key = arguments, torch.cuda.current_stream(device).stream_id if device.type == "cuda" else 0
+        if key not in cache:
+            with torch.inference_mode(False), torch.no_grad():  # for later calls, which may need gradients
+                value = make(*arguments)
+            while len(cache) >= CONSTANTS:
+                cache.pop(next(iter(cache)), None)
+            cache[key] = value
+            return value
+        return cache[key]
 
     return get

@@ -136,16 +136,20 @@ class ContinuousConv(ConvLayer):
         (kernel,) = kernels_for_penalty([self])
         return norm_of(kernel)
 
-    def basis(self, keep: Keep) -> Tensor:
+    def basis(self, keep: Keep, *, rounded: bool = False) -> Tensor:
         """The functions that the kernel is a linear combination of, at some taps: (H, *taps), at least in float32.
 
         The last of them is a constant, whose weights are the readout's biases; all are times the mask. `flexseq.nn.kernel_making` makes
         those of many layers at once.
+
+        Args:
+            keep: the taps.
+            rounded: there are more than the mask leaves: the functions are zero where it is below its threshold.
         """
         positions = self._positions(keep)
         basis = self.kernel_network.basis(positions)
         basis = torch.cat([basis, torch.ones_like(basis[:1])])
-        return self._weighted(basis if self.mask is None else basis * self._window(positions, keep), keep)
+        return self._weighted(basis if self.mask is None else basis * self._window(positions, keep, rounded), keep)
 
     def stacking_key(self) -> Hashable | None:
         """What layers must have in common to have their kernel networks evaluated as one; None for one that is evaluated by itself."""
@@ -171,13 +175,19 @@ class ContinuousConv(ConvLayer):
         """Of whose parameters the kernel is made."""
         return self.kernel_network, self.mask
 
-    def _window(self, positions: Tensor, keep: Keep) -> Tensor:
-        """The mask at the taps; zero outside of the crop, where that could not be read and `keep` has all taps."""
+    def inside(self, keep: Keep) -> Tensor:
+        """Which of some taps the mask leaves, found out on the device: (*taps), of bools."""
+        assert self.mask is not None
+        inside = self.mask.inside(self.known_size(), causal=self.causal, ratio=self.ratio)
+        for axis, (start, stop) in enumerate(keep):
+            inside = inside.narrow(axis, start, stop - start)
+        return inside
+
+    def _window(self, positions: Tensor, keep: Keep, rounded: bool) -> Tensor:
+        """The mask at the taps; zero outside of the crop, where `keep` has more taps: all, if the crop could not be read."""
         assert self.mask is not None
         window = self.mask(positions)
-        if is_readable(self.mask.sigma):
-            return window
-        return window * self.mask.inside(self.known_size(), causal=self.causal, ratio=self.ratio).to(window.dtype)
+        return window * self.inside(keep).to(window.dtype) if rounded or not is_readable(self.mask.sigma) else window
 
     def _weighted(self, basis: Tensor, keep: Keep) -> Tensor:
         """Functions at the taps times what the taps count at the layer's resolution."""

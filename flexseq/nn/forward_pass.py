@@ -6,7 +6,8 @@ other module the first layer that runs in it finds the outermost one and does, s
 
 import sys
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -66,9 +67,11 @@ class _Pass(threading.local):
         root: the module whose it is; None where there is none.
         made: for each layer that was prepared.
         ran: the layers that took what was made for them.
+        fixed: the taps of layers, within `fixed_crops`.
     """
 
     def __init__(self) -> None:
+        self.fixed: dict[ConvLayer, Keep] = {}
         self.clear()
 
     def clear(self, root: nn.Module | None = None) -> None:
@@ -114,6 +117,19 @@ def end(module: nn.Module, arguments: Any, output: Any) -> None:
             for layer in _pass.made:
                 layer.is_idle = layer not in _pass.ran  # type: ignore[assignment]
         _pass.clear()
+
+
+@contextmanager
+def fixed_crops(keeps: dict[Any, Keep]) -> Iterator[None]:
+    """Within the block the kernels of some layers have these taps, and are zero where their masks are below the threshold.
+
+    Nothing of them is read from the device then: shapes and values follow from tensors, as in a CUDA graph they have to.
+    """
+    before, _pass.fixed = _pass.fixed, keeps
+    try:
+        yield
+    finally:
+        _pass.fixed = before
 
 
 def layers_in(module: nn.Module) -> list[ConvLayer]:
@@ -272,7 +288,8 @@ def _prepared_on_a_device(layers: list[Any], root: nn.Module | None) -> dict[nn.
             made[layer].confirm(layer)
     new: list[Any] = [layer for layer in crops if layer not in made]
     if new:
-        for layer, kernel in zip(new, make_kernels(new, [crops[layer] for layer in new]), strict=True):
+        rounded = any(layer in _pass.fixed for layer in new)
+        for layer, kernel in zip(new, make_kernels(new, [crops[layer] for layer in new], rounded=rounded), strict=True):
             made[layer] = Made(layer, kernel._replace(kept={}) if layer in snapshots else kernel, root)
             layer.last_made = made[layer] if kernel.nodes and not _is_replica(layer) else None
     if values is not None and not is_same:
@@ -285,7 +302,8 @@ def _prepared_on_a_device(layers: list[Any], root: nn.Module | None) -> dict[nn.
 
 def _look(layers: Sequence[Any], same: Tensor | None) -> tuple[dict[Any, Keep], bool]:
     """Which taps continuous convolutions keep, and whether a bool on the device is true: all that the host reads of it, at once."""
-    masks = list({id(layer.mask): layer.mask for layer in layers if layer.mask is not None}.values())
+    asked = [layer for layer in layers if layer.mask is not None and layer not in _pass.fixed]
+    masks = list({id(layer.mask): layer.mask for layer in asked}.values())
     parts = [value.detach().reshape(-1) for mask in masks for value in mask.in_a_row()] + ([] if same is None else [same[None]])
     numbers = (torch.cat(parts) if len(parts) > 1 else parts[0]).tolist() if parts else []
     rows: dict[int, list[float]] = {}
@@ -295,7 +313,9 @@ def _look(layers: Sequence[Any], same: Tensor | None) -> tuple[dict[Any, Keep], 
     crops: dict[Any, Keep] = {}
     for layer in layers:
         size = layer.known_size()
-        if layer.mask is None:
+        if layer in _pass.fixed:
+            crops[layer] = _pass.fixed[layer]
+        elif layer.mask is None:
             crops[layer] = layer._all_taps()
         else:
             crops[layer] = layer.mask.kept_taps(size, rows[id(layer.mask)], causal=layer.causal, ratio=layer.ratio)

@@ -53,22 +53,23 @@ class Kernel(NamedTuple):
     nodes: "tuple[Batch, ...]" = ()
 
 
-def make_kernels(layers: Sequence["ContinuousConv"], keeps: Sequence[Keep]) -> list[Kernel]:
+def make_kernels(layers: Sequence["ContinuousConv"], keeps: Sequence[Keep], *, rounded: bool = False) -> list[Kernel]:
     """The kernels of layers, differentiable, each at its own taps; all on one device.
 
     Args:
         layers: whose kernels' sizes are known.
         keeps: the taps to evaluate of each.
+        rounded: there are more than the masks leave: where these are below their threshold, kernels are zero.
     """
     bases: dict[int, tuple[Tensor, Batch | None]] = {}
     weights: dict[int, tuple[Tensor, Batch | None]] = {}
     with torch.autocast(layers[0].device.type, enabled=False):  # positions need more digits than half precision has
-        for batch in _basis_batches(layers, keeps):
+        for batch in _basis_batches(layers, keeps, rounded):
             for index, tensor in zip(batch.members, batch.tensors(), strict=True):
                 bases[index] = tensor, batch
         for index, (layer, keep) in enumerate(zip(layers, keeps, strict=True)):
             if index not in bases:
-                bases[index] = basis_alone(layer, keep), None
+                bases[index] = basis_alone(layer, keep, rounded), None
         dtypes = [bases[index][0].dtype for index in range(len(layers))]
         for batch in _weight_batches(layers, dtypes):
             for index, tensor in zip(batch.members, batch.tensors(), strict=True):
@@ -84,13 +85,13 @@ def make_kernels(layers: Sequence["ContinuousConv"], keeps: Sequence[Keep]) -> l
     return kernels
 
 
-def basis_alone(layer: "ContinuousConv", keep: Keep) -> Tensor:
+def basis_alone(layer: "ContinuousConv", keep: Keep, rounded: bool) -> Tensor:
     """The functions of a layer whose network is like no other's, or that makes them in its own way: (H, *taps)."""
     taps = math.prod([stop - start for start, stop in keep])
     if torch.is_grad_enabled() and not is_recorded_now() and taps >= CHECKPOINTED_FROM:
         # Cheap to make again in the backward pass, costly to keep: some thirty tensors of this size.
-        return checkpoint(layer.basis, keep, use_reentrant=False, preserve_rng_state=False)
-    return layer.basis(keep)
+        return checkpoint(layer.basis, keep, rounded=rounded, use_reentrant=False, preserve_rng_state=False)
+    return layer.basis(keep, rounded=rounded)
 
 
 def weight_alone(layer: "ContinuousConv", dtype: torch.dtype) -> Tensor:
@@ -195,7 +196,7 @@ def _is_transformed() -> bool:
     return forward_mode >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
 
 
-def _basis_batches(layers: Sequence["ContinuousConv"], keeps: Sequence[Keep]) -> list[Batch]:
+def _basis_batches(layers: Sequence["ContinuousConv"], keeps: Sequence[Keep], rounded: bool = False) -> list[Batch]:
     kinds: dict[Hashable, list[int]] = {}
     for index, layer in enumerate(layers):
         key = layer.stacking_key()
@@ -206,7 +207,7 @@ def _basis_batches(layers: Sequence["ContinuousConv"], keeps: Sequence[Keep]) ->
         taps = {index: math.prod([stop - start for start, stop in keeps[index]]) for index in members}
         limit = TOGETHER * (1 if layers[0].device.type == "cpu" else BEYOND_CPU)
         alike = _of_similar_size(taps, layers[members[0]].kernel_network.hidden, limit)
-        batches += [_basis_batch([layers[i] for i in some], [keeps[i] for i in some], some) for some in alike]
+        batches += [_basis_batch([layers[i] for i in some], [keeps[i] for i in some], some, rounded) for some in alike]
     return batches
 
 
@@ -227,7 +228,7 @@ def _of_similar_size(taps: dict[int, int], functions: int, limit: int) -> list[l
     return [sorted(batch) for batch in batches]
 
 
-def _basis_batch(layers: list["ContinuousConv"], keeps: list[Keep], members: list[int]) -> Batch:
+def _basis_batch(layers: list["ContinuousConv"], keeps: list[Keep], members: list[int], rounded: bool) -> Batch:
     network, first_mask = layers[0].kernel_network, layers[0].mask
     extents = [tuple(stop - start for start, stop in keep) for keep in keeps]
     lengths = [math.prod(extent) for extent in extents]
@@ -251,6 +252,9 @@ def _basis_batch(layers: list["ContinuousConv"], keeps: list[Keep], members: lis
             constant = gaussian_masks(positions, *[value[:, 0] for value in stacked[of_network:]])[:, None]
             if counts is not None:
                 constant = constant * counts
+            if rounded:
+                inside = [_padded(layer.inside(keep).flatten(), max(lengths)) for layer, keep in zip(layers, keeps, strict=True)]
+                constant = constant * torch.stack(inside)[:, None].to(constant.dtype)
             return torch.cat([functions * constant, constant], 1)
         whole = torch.cat([functions, constant], 1)
         return whole if counts is None else whole * counts

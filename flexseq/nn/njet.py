@@ -89,7 +89,7 @@ class NJetConv(ContinuousConv):
             method=method,
         )
 
-    def basis(self, keep: Keep) -> Tensor:
+    def basis(self, keep: Keep, *, rounded: bool = False) -> Tensor:
         positions = self._positions(keep)
         column = (self.ndim, *[1] * self.ndim)
         assert self.kernel_size is not None
@@ -102,8 +102,8 @@ class NJetConv(ContinuousConv):
         for size, width in zip(self.kernel_size, sigma, strict=True):
             power = power - self._log_sum_over_taps(size, width)
         window = power.exp()
-        if not is_readable(self.mask.sigma):  # `keep` has all taps then
-            window = window * self.mask.inside(self.kernel_size, causal=self.causal, ratio=self.ratio).to(window.dtype)
+        if rounded or not is_readable(self.mask.sigma):  # `keep` has more taps than the mask leaves then
+            window = window * self.inside(keep).to(window.dtype)
         return self._weighted(torch.cat([basis, torch.ones_like(basis[:1])]) * window, keep)
 
     def _log_sum_over_taps(self, size: int, width: Tensor) -> Tensor:

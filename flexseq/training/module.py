@@ -14,6 +14,7 @@ from torchmetrics import SumMetric
 from flexseq.antialias import alias_penalty
 from flexseq.data.dataset import IGNORED
 from flexseq.errors import InputError
+from flexseq.training.cuda_graphs import GraphedNetwork
 from flexseq.training.objective import Objective
 from flexseq.training.parameters import kernel_penalty, param_groups
 from flexseq.training.recipe import Recipe
@@ -70,16 +71,17 @@ class Learner(LightningModule):
         # Not MeanMetric: with that strategy torchmetrics 1.9 forgets the weights, and batches of unequal sizes count alike.
         self.samples: Any = nn.ModuleDict({stage: SumMetric(nan_strategy="disable") for stage in ("fit", "val")})
         self.measures: Any = nn.ModuleDict({stage: objective.metric(outputs) for stage in ("fit", "val")})
+        self._graphed = GraphedNetwork(model) if recipe.cuda_graphs else None
         self._first_step: dict[str, Tensor] = {}  # by what: the first of the epoch's steps where it was NaN or infinite, on its device
 
     def training_step(self, batch: tuple[Any, Tensor], index: int) -> Tensor:
         inputs, targets = batch
-        loss = self._step((inputs if self.augment is None else self.augment(inputs), targets), "fit")
+        loss, norms = self._step((inputs if self.augment is None else self.augment(inputs), targets), "fit")
         if self.trainer.world_size > 1:
             loss = loss * self._share(targets).to(loss.dtype)
         self._look_at(LOSS, loss)
         if self.recipe.kernel_penalty:
-            penalty = self.recipe.kernel_penalty * kernel_penalty(self.model)
+            penalty = self.recipe.kernel_penalty * (kernel_penalty(self.model) if norms is None else norms)
             self._look_at("the penalty on kernels' norms", penalty)
             loss = loss + penalty
         if self.recipe.alias_penalty != "none":
@@ -99,14 +101,20 @@ class Learner(LightningModule):
         dist.all_reduce(total)
         return count * self.trainer.world_size / total
 
-    def _step(self, batch: tuple[Any, Tensor], stage: str) -> Tensor:
+    def _step(self, batch: tuple[Any, Tensor], stage: str) -> tuple[Tensor, Tensor | None]:
+        """The loss, and where a CUDA graph gives it too, the penalty on kernels."""
         inputs, targets = batch
         self._look_at(f"{'training' if stage == 'fit' else 'validation'} inputs", inputs if isinstance(inputs, Tensor) else inputs[0])
         if targets.is_floating_point():
             self._look_at(f"{'training' if stage == 'fit' else 'validation'} targets", targets)
         if self.trainer.precision == "64-true":
             targets = targets.double() if targets.is_floating_point() else targets
-        outputs = apply(self.model, inputs, next(self.model.parameters()).dtype)
+        norms = None
+        dtype = next(self.model.parameters()).dtype
+        if stage == "fit" and self._graphed is not None and isinstance(inputs, Tensor):
+            outputs, norms = self._graphed(inputs.to(dtype))
+        else:
+            outputs = apply(self.model, inputs, dtype)
         loss = self.objective.loss(outputs, targets)
         if stage == "fit" and self.recipe.label_smoothing:
             uniform = -outputs.log_softmax(1).mean(1)  # the loss of a target that is spread over all classes
@@ -114,7 +122,7 @@ class Learner(LightningModule):
         self.losses[stage].update(loss.detach() * len(targets))
         self.samples[stage].update(float(len(targets)))
         self.measures[stage].update(self.objective.predict(outputs.detach()), targets)
-        return loss
+        return loss, norms
 
     def _look_at(self, what: str, values: Tensor) -> None:
         """Remember when values were NaN or infinite for the first time, without waiting for the device."""

@@ -36,6 +36,7 @@ class Recipe:
         precision: "32-true" | "bf16-mixed" | "16-mixed" | "64-true", as Lightning names them.
         seed: of the initial weights, the order of the samples and dropout.
         workers: processes that prepare batches.
+        cuda_graphs: on a GPU, capture training's forward and backward passes, and replay them; see `flexseq.training.cuda_graphs`.
     """
 
     epochs: int
@@ -58,6 +59,7 @@ class Recipe:
     precision: str = "32-true"
     seed: int = 0
     workers: int = 0
+    cuda_graphs: bool = False
 
     def __post_init__(self) -> None:
         for name, smallest in (("epochs", 1), ("batch_size", 1), ("seed", 0), ("workers", 0), ("fine_tune_epochs", 0)):
