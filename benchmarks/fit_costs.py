@@ -20,6 +20,7 @@ from timing import timed
 from flexseq.functional import spectral_conv
 from flexseq.functional.blocks import Axis, possible_cuts
 from flexseq.functional.costs import COSTS, Costs, direct_counts, is_depthwise, transforms_counts
+from flexseq.functional.kernel_spectra import BasisSpectra
 from flexseq.functional.long_conv import basis_long_conv
 
 FUNCTIONS = 33
@@ -55,8 +56,8 @@ def through_transforms(inputs: tuple[torch.Tensor, ...], axes: tuple[Axis, ...],
 
     @torch.no_grad()
     def step() -> None:
-        spectral_conv._forward(x, spectral_conv._Mixes(basis, weight, axes, groups), None, axes)
-        mixes = spectral_conv._Mixes(basis, weight, axes, groups)
+        spectral_conv._forward(x, BasisSpectra(basis, weight, axes, groups), None, axes)
+        mixes = BasisSpectra(basis, weight, axes, groups)
         spectral_conv._backward(grad, x, mixes, axes, needs_x=True, needs_kernel=True)
         mixes.gradients()
 

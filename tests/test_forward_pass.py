@@ -1,7 +1,9 @@
 """All kernels of a network are made together before its forward pass, after one read from the device."""
 
 import copy
+import gc
 import pickle
+import weakref
 
 import pytest
 import torch
@@ -141,7 +143,7 @@ def test_crops_of_many_lengths_are_padded_with_zeros_that_count_nothing():
         torch.testing.assert_close(torch.tensordot(kernel.weight, basis, 1), layer.sample_kernel())
     batches = kernel_making._basis_batches(layers, keeps)
     assert [batch.members for batch in batches] == [[0, 1, 2, 3]]
-    whole = batches[0].whole()
+    whole = batches[0].whole({})
     length = keeps[0][0][1] - keeps[0][0][0]
     assert torch.equal(whole[0, :, length**2 :], torch.zeros_like(whole[0, :, length**2 :]))
 
@@ -428,3 +430,142 @@ def test_training_with_cuda_graphs_where_there_is_no_gpu_says_so_and_trains_the_
     other = copy.deepcopy(model)
     torch.testing.assert_close(y, other(x))
     torch.testing.assert_close(penalty, kernel_penalty(other))
+
+
+def test_sizes_that_another_process_wrote_are_read_at_once():
+    model, x = fs.FlexTCN(depth=2, width=4), torch.randn(2, 1, 30)
+    model(x)
+    with torch.no_grad():
+        for buffer in model.buffers():
+            buffer.mul_(1)  # as DistributedDataParallel's broadcast, at every step
+    with FunctionReads() as functions:
+        model(x)
+    assert functions.found == ["tolist", "tolist"]  # of the sizes, and of the masks
+
+
+def test_hooks_of_parameters_run_once():
+    model, x = sequential(), torch.randn(3, 2, 40)
+    model(x)
+    other = copy.deepcopy(model)
+    parameter = model[0].kernel_network.readout.weight
+    calls = []
+    parameter.register_hook(lambda grad: calls.append(1) or 2 * grad)
+    for one in (model, other):
+        one(x).sum().backward()
+    assert calls == [1]
+    torch.testing.assert_close(parameter.grad, 2 * other[0].kernel_network.readout.weight.grad)
+
+
+def test_parameters_that_are_made_from_each_other():
+    model, x = sequential()[:1].double(), torch.randn(2, 2, 40, dtype=torch.float64)
+    model(x)
+    a = model[0].kernel_network.linears[0].weight.detach().clone().requires_grad_()
+    names = [f"0.kernel_network.linears.{i}.weight" for i in (0, 1)]
+    torch.func.functional_call(model, {names[0]: a, names[1]: 0.5 * a}, (x,)).sum().backward(retain_graph=True)
+    apart = [a.detach().clone().requires_grad_(), (0.5 * a).detach().requires_grad_()]
+    torch.func.functional_call(model, dict(zip(names, apart, strict=True)), (x,)).sum().backward()
+    torch.testing.assert_close(a.grad, apart[0].grad + 0.5 * apart[1].grad)
+
+
+@pytest.mark.parametrize("what", ["a pass without gradients", "frozen then", "readouts frozen then", "eval mode"])
+def test_a_penalty_has_a_gradient_whatever_ran_before(what):
+    model, x = fs.FlexTCN(depth=1, width=4), torch.randn(2, 1, 30)
+    model(x)
+    if what in ("a pass without gradients", "eval mode"):
+        model.train(what != "eval mode")
+        with torch.no_grad():
+            model(x)
+    else:
+        frozen = [p for name, p in model.named_parameters() if what == "frozen then" or "readout" in name]
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        model(x)
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+    kernel_penalty(model).backward()
+    convs = [conv for block in model.blocks for conv in (block.conv1, block.conv2)]
+    assert all(conv.kernel_network.readout.weight.grad is not None and conv.mask.sigma.grad is not None for conv in convs)
+
+
+def test_models_are_freed():
+    references = []
+    for backward in (False, True):
+        model = fs.FlexTCN(depth=1, width=4)
+        for _ in range(2):
+            y = model(torch.randn(2, 1, 30)).sum() + kernel_penalty(model)
+            if backward:
+                y.backward()
+        references += [weakref.ref(module) for module in model.modules()]
+        del model, y
+    gc.collect()
+    assert not any(reference() for reference in references)
+
+
+@pytest.mark.parametrize("outer", [torch.no_grad, torch.inference_mode])
+def test_gradients_that_are_wanted_within_a_pass_without(outer):
+    class Inner(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = fs.FlexConv1d(1, 2, 20)
+
+        def forward(self, x):
+            with torch.inference_mode(False), torch.enable_grad():
+                self.conv(torch.ones(1, 1, 20)).sum().backward()
+            return self.conv(x)
+
+    model, x = Inner().eval(), torch.randn(1, 1, 20)
+    for _ in range(3):
+        model.zero_grad()
+        with outer():
+            model(x)
+        assert all(p.grad is not None for p in model.parameters())
+
+
+def test_an_interrupted_evaluation_leaves_nothing_behind():
+    class Interrupted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.stops = fs.FlexConv1d(1, 1, 11), False
+
+        def forward(self, x):
+            if self.stops:
+                raise KeyboardInterrupt
+            return self.conv(x)
+
+    model, x = Interrupted(), torch.randn(1, 1, 11)
+    model(x)
+    model.eval().stops = True
+    with pytest.raises(KeyboardInterrupt), torch.no_grad():
+        model(x)
+    model.conv(x).sum().backward()
+    assert model.conv.kernel_network.readout.weight.grad is not None
+
+
+@pytest.mark.parametrize("first", ["the same graph", "a penalty"])
+def test_blocks_are_computed_again_after_another_backward_pass(first):
+    class Checkpointed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList(fs.FlexConv1d(2, 2, 20) for _ in range(3))
+
+        def forward(self, x):
+            for layer in self.layers:
+                x = checkpoint(layer, x, use_reentrant=False)
+            return x
+
+    model, x = Checkpointed().double(), torch.randn(2, 2, 20, dtype=torch.float64, requires_grad=True)
+    model(x).sum().backward()
+    model.zero_grad()
+    y = model(x)
+    if first == "a penalty":
+        kernel_penalty(model).backward()
+        y.sum().backward()
+    else:
+        y.sum().backward(retain_graph=True)
+        y.square().sum().backward()
+    plain = copy.deepcopy(model)
+    plain.zero_grad()
+    z = plain.layers[2](plain.layers[1](plain.layers[0](x)))
+    (z.sum() + (kernel_penalty(plain) if first == "a penalty" else z.square().sum())).backward()
+    for a, b in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad)

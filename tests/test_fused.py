@@ -27,7 +27,7 @@ parts = [torch.stack([value for one in same for value in one]).unflatten(0, (3, 
 seed = torch.randn(3, hidden, 45)
 results = []
 for use, dtype in ((False, torch.float64), (False, torch.float32), (True, torch.float32)):
-    fused.applies = lambda hidden, positions, use=use: use
+    fused.applies = lambda hidden, layers, positions, use=use: use
     own = [part.to(dtype).requires_grad_() for part in parts]
     basis = networks[0].stacked_basis(own, positions.to(dtype))
     gradients = torch.autograd.grad((basis * seed.to(dtype)).sum(), own, create_graph=False)
@@ -40,7 +40,7 @@ for exact, plain, own in zip(*results):
 
 own = [part.requires_grad_() for part in parts]
 def penalized(use):
-    fused.applies = lambda hidden, positions: use
+    fused.applies = lambda hidden, layers, positions: use
     gradients = torch.autograd.grad((networks[0].stacked_basis(own, positions) * seed).sum(), own, create_graph=True)
     return torch.autograd.grad(sum(g.square().sum() for g in gradients), own)
 for a, b in zip(penalized(True), penalized(False)):
@@ -70,4 +70,4 @@ def test_values_and_gradients_are_those_of_torchs_operators(kind, ndim, hidden, 
 def test_they_are_for_gpus_alone():
     from flexseq.kernels import fused
 
-    assert not fused.applies(32, torch.zeros(1, 1, 10))
+    assert not fused.applies(32, 3, torch.zeros(1, 1, 10))

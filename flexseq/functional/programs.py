@@ -1,6 +1,7 @@
 """What has to be done differently while torch makes a program of what is computed."""
 
 import functools
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -37,7 +38,7 @@ def unrecorded() -> Iterator[None]:
 
 CONSTANTS = 64
 """Results of each function that `constant` caches."""
-CAPTURED: list[Any] = []
+CAPTURED: dict[int, Any] = {}
 """Constants in CUDA graphs, which hold their addresses: nobody tells when a graph is gone."""
 
 
@@ -48,6 +49,7 @@ def constant(make: Callable[..., Any]) -> Callable[..., Any]:
     would be the graph's; what trying out the step before has left is taken.
     """
     cache: dict[Any, Any] = {}
+    lock = threading.RLock()
 
     @functools.wraps(make)
     def get(*arguments: Any) -> Any:
@@ -55,17 +57,21 @@ def constant(make: Callable[..., Any]) -> Callable[..., Any]:
         if is_recorded_now():
             return make(*arguments)
         if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-            found = next((value for (same, _), value in list(cache.items()) if same == arguments), None)
-            CAPTURED.append(found)
-            return make(*arguments) if found is None else found
+            with lock:
+                found = next((value for (same, _), value in cache.items() if same == arguments), None)
+            if found is None:
+                return make(*arguments)
+            CAPTURED[id(found)] = found
+            return found
         key = arguments, torch.cuda.current_stream(device).stream_id if device.type == "cuda" else 0
-        if key not in cache:
-            with torch.inference_mode(False), torch.no_grad():  # for later calls, which may need gradients
-                value = make(*arguments)
-            while len(cache) >= CONSTANTS:
-                cache.pop(next(iter(cache)), None)
-            cache[key] = value
-            return value
-        return cache[key]
+        with lock:
+            value = cache.get(key)
+            if value is None:
+                with torch.inference_mode(False), torch.no_grad():  # for later calls, which may need gradients
+                    value = make(*arguments)
+                while len(cache) >= CONSTANTS:
+                    del cache[next(iter(cache))]
+                cache[key] = value
+        return value
 
     return get

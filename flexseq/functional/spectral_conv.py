@@ -24,10 +24,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flexseq.functional.blocks import Axis, choose_axes, cut, join, overlap_add, padded, spread
+from flexseq.functional.blocks import Axis, choose_axes, cut, join, overlap_add, spread
 from flexseq.functional.circular_conv import product_of_spectra
 from flexseq.functional.fft_length import fft_length
-from flexseq.functional.programs import as_integers, constant
+from flexseq.functional.kernel_spectra import BasisSpectra, KernelSpectra, inverse, laid_out, transform
+from flexseq.functional.programs import as_integers
 
 WORKING_SET = 2**22
 """Numbers that a chunk of frequencies may take: what stays in a processor's cache."""
@@ -58,14 +59,14 @@ def kernel_conv(x: Tensor, kernel: Tensor, bias: Tensor | None, before: list[int
         (batch, out_channels, *grid).
     """
     axes = choose_axes(x.device, x.shape, kernel.shape, before, None, method)
-    return _forward(x, _Kernels(kernel, axes, groups), bias, axes)
+    return _forward(x, KernelSpectra(kernel, axes, groups), bias, axes)
 
 
 @torch.library.custom_op("flexseq::basis_conv", mutates_args=())
 def basis_conv(x: Tensor, basis: Tensor, weight: Tensor, bias: Tensor | None, before: list[int], groups: int, method: str) -> Tensor:
     """`kernel_conv` with the kernel `weight` (out_channels, in_channels / groups, H) @ `basis` (H, *taps), which is never formed."""
     axes = choose_axes(x.device, x.shape, (*weight.shape[:2], *basis.shape[1:]), before, basis.shape[0], method)
-    return _forward(x, _Mixes(basis, weight, axes, groups), bias, axes)
+    return _forward(x, BasisSpectra(basis, weight, axes, groups), bias, axes)
 
 
 def kept_basis_conv(
@@ -93,7 +94,7 @@ def kept_basis_conv(
     found, mixes = kept.get("mixes", (None, None))
     if found != key:
         with torch.autocast(x.device.type, enabled=False):
-            mixes = _Mixes(basis, weight, axes, groups)
+            mixes = BasisSpectra(basis, weight, axes, groups)
             if may_be_kept(math.prod(weight.shape[:2]) * math.prod([axis.points for axis in axes]), x, weight.shape[0]):
                 mixes.make_all()
         kept["mixes"] = key, mixes
@@ -112,9 +113,9 @@ def kernel_conv_backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradients of `kernel_conv` with respect to x and kernel; an empty tensor for one that is not needed."""
     if not len(x):
-        return torch.zeros_like(x), torch.zeros_like(kernel)
+        return _zeros(x, needs[0]), _zeros(kernel, needs[1])
     axes = choose_axes(x.device, x.shape, kernel.shape, before, None, method)
-    kernels = _Kernels(kernel, axes, groups)
+    kernels = KernelSpectra(kernel, axes, groups)
     grad_x = _backward(grad, x, kernels, axes, needs_x=needs[0], needs_kernel=needs[1])
     return grad_x, kernels.gradient() if needs[1] else kernel.new_empty(0)
 
@@ -125,9 +126,9 @@ def basis_conv_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `basis_conv` with respect to x, basis and weight; empty tensors for those that are not needed."""
     if not len(x):
-        return torch.zeros_like(x), torch.zeros_like(basis), torch.zeros_like(weight)
+        return _zeros(x, needs[0]), _zeros(basis, needs[1] or needs[2]), _zeros(weight, needs[1] or needs[2])
     axes = choose_axes(x.device, x.shape, (*weight.shape[:2], *basis.shape[1:]), before, basis.shape[0], method)
-    mixes = _Mixes(basis, weight, axes, groups)
+    mixes = BasisSpectra(basis, weight, axes, groups)
     needs_kernel = needs[1] or needs[2]
     grad_x = _backward(grad, x, mixes, axes, needs_x=needs[0], needs_kernel=needs_kernel)
     if not needs_kernel:
@@ -135,123 +136,7 @@ def basis_conv_backward(
     return grad_x, *mixes.gradients()
 
 
-class _Kernels:
-    """Spectra of kernels that are given as they are."""
-
-    def __init__(self, kernel: Tensor, axes: tuple[Axis, ...], groups: int):
-        self.axes, self.groups, self.taps = axes, groups, kernel.shape[2:]
-        self.out_channels, self.in_per_group = kernel.shape[:2]
-        self.is_depthwise = groups == self.out_channels and self.in_per_group == 1
-        self.spectrum = _transform(_placed(kernel, axes), len(axes))  # (out, in / groups, frequencies)
-        self.slope: Tensor | None = None
-
-    def at(self, chunk: slice, *, conj: bool) -> Tensor:
-        """K, or conj(K), at some frequencies: (frequencies, groups, out / groups, in / groups)."""
-        part = self.spectrum[..., chunk].unflatten(0, (self.groups, -1)).permute(3, 0, 1, 2)
-        return _laid_out(part.conj() if conj else part)
-
-    def depthwise(self, *, conj: bool) -> Tensor:
-        """All of K, or conj(K), of a depthwise convolution: (channels, frequencies)."""
-        return self.spectrum[:, 0].conj_physical() if conj else self.spectrum[:, 0]
-
-    def take_slope(self, slope: Tensor, chunk: slice) -> None:
-        """Keep conj(dK) at these frequencies, in the shape of `at`."""
-        slope = slope.permute(1, 2, 3, 0).flatten(0, 1).conj()
-        if slope.shape == self.spectrum.shape:
-            self.slope = slope
-            return
-        if self.slope is None:
-            self.slope = torch.empty_like(self.spectrum)
-        self.slope[..., chunk] = slope
-
-    def take_depthwise_slope(self, slope: Tensor) -> None:
-        """The same of a depthwise convolution: (channels, frequencies)."""
-        self.slope = slope[:, None].conj()
-
-    def gradient(self) -> Tensor:
-        """(out, in / groups, *taps)."""
-        assert self.slope is not None  # there is at least one frequency
-        return _taken(_inverse(self.slope, self.axes), self.taps)
-
-
-class _Mixes:
-    """Spectra of kernels that are linear combinations of a basis."""
-
-    def __init__(self, basis: Tensor, weight: Tensor, axes: tuple[Axis, ...], groups: int):
-        self.axes, self.groups, self.taps, self.shape = axes, groups, basis.shape[1:], weight.shape
-        self.out_channels, self.in_per_group = weight.shape[:2]
-        self.is_depthwise = groups == self.out_channels and self.in_per_group == 1
-        self.spectrum = _transform(_placed(basis, axes), len(axes))  # (H, frequencies)
-        self.weight = weight.flatten(0, 1)  # (out * in / groups, H)
-        self.parts: dict[bool, Tensor] = {}
-        self.basis_slope: Tensor | None = None
-        self.weight_slope: Tensor | None = None
-        self.all: Tensor | None = None
-
-    def make_all(self) -> None:
-        """Make the spectra of all kernels now, rather than when they are asked for; for the forward pass."""
-        self.all = self.depthwise(conj=True) if self.is_depthwise else self.at(slice(None), conj=True)
-
-    def at(self, chunk: slice, *, conj: bool) -> Tensor:
-        """K, or conj(K), at some frequencies: (frequencies, groups, out / groups, in / groups)."""
-        if self.all is not None:
-            return self.all[chunk]
-        parts = torch.matmul(self._real_parts(conj=conj)[:, chunk], self.weight.T)
-        return torch.complex(parts[0], parts[1]).view(-1, self.groups, self.out_channels // self.groups, self.in_per_group)
-
-    def _real_parts(self, *, conj: bool) -> Tensor:
-        """The basis's spectrum, or the conjugated one: (2, frequencies, H), real and imaginary parts."""
-        if conj not in self.parts:
-            moved = torch.view_as_real(self.spectrum).permute(2, 1, 0)
-            parts = torch.empty(moved.shape, dtype=moved.dtype, device=moved.device)
-            self.parts[conj] = torch.mul(moved, _signs(moved.dtype, moved.device), out=parts) if conj else parts.copy_(moved)
-        return self.parts[conj]
-
-    def depthwise(self, *, conj: bool) -> Tensor:
-        """All of K, or conj(K), of a depthwise convolution: (channels, frequencies)."""
-        if self.all is not None:
-            return self.all
-        flat = torch.view_as_real(self.spectrum).flatten(1)
-        spectrum = torch.view_as_complex(torch.mm(self.weight, flat).unflatten(1, (-1, 2)))
-        return spectrum.conj_physical_() if conj else spectrum
-
-    def take_slope(self, slope: Tensor, chunk: slice) -> None:
-        """Add up what conj(dK) at these frequencies, in the shape of `at`, makes of the gradients."""
-        parts = _laid_out(torch.view_as_real(slope).permute(4, 0, 1, 2, 3).flatten(2))  # (2, frequencies, out * in / groups)
-        slope = torch.matmul(parts, self.weight)
-        basis = self._real_parts(conj=False)
-        share = _share(
-            tuple(axis.points for axis in self.axes), basis.dtype, basis.device
-        )  # Parseval: a sum over taps is one over frequencies
-        if len(slope[0]) == basis.shape[1]:
-            self.basis_slope = slope
-            self.weight_slope = torch.mm(parts.flatten(0, 1).T, (basis * share).flatten(0, 1))
-            return
-        if self.basis_slope is None:
-            self.basis_slope = torch.empty_like(basis)
-            self.weight_slope = torch.zeros_like(self.weight)
-        assert self.weight_slope is not None
-        self.basis_slope[:, chunk] = slope
-        self.weight_slope.addmm_(parts.flatten(0, 1).T, (basis[:, chunk] * share[:, chunk]).flatten(0, 1))
-
-    def take_depthwise_slope(self, slope: Tensor) -> None:
-        """The same of a depthwise convolution: (channels, frequencies)."""
-        slope = torch.view_as_real(slope)  # (channels, frequencies, 2)
-        share = _share(tuple(axis.points for axis in self.axes), slope.dtype, slope.device).permute(2, 1, 0)
-        self.basis_slope = torch.mm(self.weight.T, slope.flatten(1)).unflatten(1, (-1, 2)).permute(2, 1, 0)
-        self.weight_slope = torch.mm(slope.flatten(1), (torch.view_as_real(self.spectrum) * share).flatten(1).T)
-
-    def gradients(self) -> tuple[Tensor, Tensor]:
-        """(H, *taps) and (out, in / groups, H)."""
-        assert self.basis_slope is not None  # there is at least one frequency
-        assert self.weight_slope is not None
-        moved = self.basis_slope.permute(2, 1, 0)
-        spectrum = torch.empty(moved.shape, dtype=moved.dtype, device=moved.device)
-        torch.mul(moved, _signs(moved.dtype, moved.device).permute(2, 1, 0), out=spectrum)
-        return _taken(_inverse(torch.view_as_complex(spectrum), self.axes), self.taps), self.weight_slope.view(self.shape)
-
-
-def _forward(x: Tensor, kernels: _Kernels | _Mixes, bias: Tensor | None, axes: tuple[Axis, ...], context: int = 0) -> Tensor:
+def _forward(x: Tensor, kernels: KernelSpectra | BasisSpectra, bias: Tensor | None, axes: tuple[Axis, ...], context: int = 0) -> Tensor:
     grid = [axis.size for axis in axes]
     if not len(x):
         return x.new_empty(0, kernels.out_channels, *grid)
@@ -261,7 +146,7 @@ def _forward(x: Tensor, kernels: _Kernels | _Mixes, bias: Tensor | None, axes: t
         if kernels.is_depthwise:
             spectrum = _for_blocks(kernels.depthwise(conj=True), axes)
             for part in parts:
-                z = _inverse(_transform(cut(x[part], axes, context), len(axes)).mul_(spectrum[part[1]]), axes)
+                z = inverse(transform(cut(x[part], axes, context), len(axes)).mul_(spectrum[part[1]]), axes)
                 y = join(z, None if bias is None else bias[part[1]], axes, None if out is None else out[part])
             return y if out is None else out
         spectra = _spectra(x, functools.partial(cut, context=context), kernels, axes)
@@ -271,7 +156,9 @@ def _forward(x: Tensor, kernels: _Kernels | _Mixes, bias: Tensor | None, axes: t
         return y if out is None else out
 
 
-def _backward(grad: Tensor, x: Tensor, kernels: _Kernels | _Mixes, axes: tuple[Axis, ...], *, needs_x: bool, needs_kernel: bool) -> Tensor:
+def _backward(
+    grad: Tensor, x: Tensor, kernels: KernelSpectra | BasisSpectra, axes: tuple[Axis, ...], *, needs_x: bool, needs_kernel: bool
+) -> Tensor:
     """The gradient with respect to x, or an empty tensor; the kernel's is left with `kernels`."""
     with torch.autocast(x.device.type, enabled=False):
         if kernels.is_depthwise:
@@ -298,16 +185,16 @@ def _backward(grad: Tensor, x: Tensor, kernels: _Kernels | _Mixes, axes: tuple[A
 
 
 def _depthwise_backward(
-    grad: Tensor, x: Tensor, kernels: _Kernels | _Mixes, axes: tuple[Axis, ...], *, needs_x: bool, needs_kernel: bool
+    grad: Tensor, x: Tensor, kernels: KernelSpectra | BasisSpectra, axes: tuple[Axis, ...], *, needs_x: bool, needs_kernel: bool
 ) -> Tensor:
     spectrum = _for_blocks(kernels.depthwise(conj=False), axes) if needs_x else None
     parts = list(_parts(x, kernels, axes))
     grad_x = torch.empty_like(x, memory_format=torch.contiguous_format) if needs_x else x.new_empty(0)
     slope: Tensor | None = None
     for part in parts:
-        d = _transform(spread(grad[part], axes), len(axes))  # (batch, channels, *blocks, frequencies)
+        d = transform(spread(grad[part], axes), len(axes))  # (batch, channels, *blocks, frequencies)
         if needs_kernel:
-            products = _transform(cut(x[part], axes), len(axes)).conj_physical_().mul_(d)
+            products = transform(cut(x[part], axes), len(axes)).conj_physical_().mul_(d)
             some = products.sum([0, *range(2, 2 + len(axes))])
             if len(parts) == 1:
                 slope = some
@@ -315,7 +202,7 @@ def _depthwise_backward(
                 slope = some.new_zeros(x.shape[1], some.shape[1]) if slope is None else slope
                 slope[part[1]] += some
         if spectrum is not None:
-            grad_x[part] = overlap_add(_inverse(d.mul_(spectrum[part[1]]), axes), axes)
+            grad_x[part] = overlap_add(inverse(d.mul_(spectrum[part[1]]), axes), axes)
     if slope is not None:
         kernels.take_depthwise_slope(slope)
     return grad_x
@@ -326,7 +213,7 @@ def _for_blocks(spectrum: Tensor, axes: tuple[Axis, ...]) -> Tensor:
     return spectrum.view(len(spectrum), *[1] * len(axes), -1)
 
 
-def _each_chunk(spectra: Tensor, kernels: _Kernels | _Mixes, run: Callable[[Tensor, slice], Tensor | None]) -> Tensor:
+def _each_chunk(spectra: Tensor, kernels: KernelSpectra | BasisSpectra, run: Callable[[Tensor, slice], Tensor | None]) -> Tensor:
     """What `run` makes of the spectra of a chunk of frequencies, for all chunks; they are overwritten where the results fit."""
     chunks = list(_chunks(spectra, kernels))
     if len(chunks) == 1:
@@ -343,19 +230,8 @@ def _each_chunk(spectra: Tensor, kernels: _Kernels | _Mixes, run: Callable[[Tens
     return spectra if whole is None else whole
 
 
-def _transform(signal: Tensor, ndim: int) -> Tensor:
-    """(..., *points) -> (..., frequencies)."""
-    return torch.fft.rfftn(signal, dim=list(range(-ndim, 0))).flatten(-ndim)
-
-
-def _inverse(spectrum: Tensor, axes: tuple[Axis, ...]) -> Tensor:
-    """(..., frequencies) -> (..., *points)."""
-    points = [axis.points for axis in axes]
-    return torch.fft.irfftn(spectrum.unflatten(-1, [*points[:-1], points[-1] // 2 + 1]), s=points, dim=list(range(-len(axes), 0)))
-
-
 def _parts(
-    signal: Tensor, kernels: _Kernels | _Mixes, axes: tuple[Axis, ...], *, channels: int | None = None
+    signal: Tensor, kernels: KernelSpectra | BasisSpectra, axes: tuple[Axis, ...], *, channels: int | None = None
 ) -> Iterator[tuple[slice, slice]]:
     """Slices of a signal's batch and channels, so large that a processor's cache holds the transforms of each."""
     batch, channels = signal.shape[0], signal.shape[1] if channels is None else channels
@@ -372,7 +248,7 @@ def _parts(
 def _spectra(
     signal: Tensor,
     cut_or_spread: Callable[[Tensor, tuple[Axis, ...]], Tensor],
-    kernels: _Kernels | _Mixes,
+    kernels: KernelSpectra | BasisSpectra,
     axes: tuple[Axis, ...],
     *,
     conj: bool = False,
@@ -392,10 +268,10 @@ def _spectra(
     parts = list(_parts(signal, kernels, axes))
     spectra: Tensor | None = None
     for examples, some in parts:
-        part = _transform(cut_or_spread(signal[examples, some], axes), len(axes)).flatten(2, -2)  # (batch, channels, blocks, frequencies)
+        part = transform(cut_or_spread(signal[examples, some], axes), len(axes)).flatten(2, -2)  # (batch, channels, blocks, frequencies)
         part = (part.conj() if conj else part).unflatten(1, (groups, -1)).permute(4, 1, 0, 3, 2)
         if len(parts) == 1:
-            return _laid_out(part)
+            return laid_out(part)
         if spectra is None:
             spectra = part.new_empty(part.shape[0], groups, batch, part.shape[3], channels // groups)
         spectra[:, :, examples, :, some if groups == 1 else slice(None)] = part
@@ -408,44 +284,11 @@ def _signals(spectra: Tensor, part: tuple[slice, slice], axes: tuple[Axis, ...])
     groups = spectra.shape[1]
     some = spectra[:, :, part[0], :, part[1] if groups == 1 else slice(None)].permute(2, 1, 4, 3, 0).flatten(1, 2)
     if _patience(some.device) == 1:  # a CPU's transform would copy it more slowly, a GPU's has to copy it anyway
-        some = _laid_out(some)
-    return _inverse(some.unflatten(2, [axis.blocks for axis in axes]), axes)
+        some = laid_out(some)
+    return inverse(some.unflatten(2, [axis.blocks for axis in axes]), axes)
 
 
-def _placed(kernel: Tensor, axes: tuple[Axis, ...]) -> Tensor:
-    """(..., *taps) -> (..., *points)."""
-    return padded(kernel, [(0, axis.points - axis.taps) for axis in axes])
-
-
-def _taken(signal: Tensor, taps: torch.Size) -> Tensor:
-    """The adjoint of `_placed`."""
-    for i, count in enumerate(taps):
-        signal = signal.narrow(i - len(taps), 0, count)
-    return signal.contiguous()
-
-
-def _laid_out(view: Tensor) -> Tensor:
-    """A copy without gaps, in the order of its axes, with nothing conjugated lazily."""
-    return torch.empty(view.shape, dtype=view.dtype, device=view.device).copy_(view)
-
-
-@constant
-def _share(points: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """How much each kept frequency stands for in a mean over all of them, minus that for imaginary parts: (2, frequencies, 1)."""
-    *others, last = points
-    half = torch.full((last // 2 + 1,), 2.0, dtype=torch.float64)
-    half[0] = half[-1] = 1  # points are even
-    share = half.repeat(math.prod(others)) / (last * math.prod(others))
-    return torch.stack([share, -share])[..., None].to(dtype=dtype, device=device)
-
-
-@constant
-def _signs(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Of the real and the imaginary part of a conjugated number: (2, 1, 1)."""
-    return torch.tensor([1.0, -1.0]).view(2, 1, 1).to(dtype=dtype, device=device)
-
-
-def _chunks(spectra: Tensor, kernels: _Kernels | _Mixes) -> Iterator[slice]:
+def _chunks(spectra: Tensor, kernels: KernelSpectra | BasisSpectra) -> Iterator[slice]:
     """Slices of the frequencies, each as many as fit the working set."""
     frequencies, groups, batch, blocks, _ = spectra.shape
     out, in_per_group = kernels.out_channels, kernels.in_per_group
@@ -467,6 +310,11 @@ def _rows(spectra: Tensor) -> Tensor:
 def _products(spectra: Tensor, k: Tensor) -> Tensor:
     """Rows times k for each frequency and group."""
     return torch.bmm(_rows(spectra), k.flatten(0, 1)).view(*spectra.shape[:-1], k.shape[-1])
+
+
+def _zeros(tensor: Tensor, needed: bool) -> Tensor:
+    """The gradient where there is no input."""
+    return tensor.new_zeros(tensor.shape if needed else 0)
 
 
 def _fake_like_x(x: Tensor, out_channels: int) -> Tensor:

@@ -19,15 +19,19 @@ except ImportError:  # not on every platform, and only GPUs need it
 
 TAPS = 32
 """Of a program: few, since each keeps several tiles of functions x taps in registers."""
+DEEPEST = 8
+"""Layers: loops over them are unrolled."""
 WIDTHS = (16, 32, 64)
 """Functions for which there are tiles."""
 
 
-def applies(hidden: int, positions: Tensor) -> bool:
-    """Whether a network is to be evaluated by these kernels."""
-    if triton is None or positions.device.type != "cuda" or positions.dtype != torch.float32 or hidden not in WIDTHS:
+def applies(hidden: int, layers: int, positions: Tensor) -> bool:
+    """Whether networks of so many functions and layers are to be evaluated by these kernels."""
+    if triton is None or positions.device.type != "cuda" or positions.dtype != torch.float32:
         return False
-    return not positions.requires_grad and torch._C._functorch.peek_interpreter_stack() is None
+    forward_mode: int = torch.autograd.forward_ad._current_level
+    plain = not positions.requires_grad and forward_mode < 0 and torch._C._functorch.peek_interpreter_stack() is None
+    return plain and hidden in WIDTHS and layers <= DEEPEST
 
 
 def gabor_basis(parts: Sequence[Tensor], positions: Tensor, reference: Callable[..., Tensor]) -> Tensor:
@@ -60,7 +64,8 @@ class _Fused(torch.autograd.Function):
     def forward(ctx: Any, kernels: Any, reference: Callable[..., Tensor], positions: Tensor, *parts: Tensor) -> Tensor:
         ctx.kernels, ctx.reference = kernels, reference
         ctx.save_for_backward(positions, *parts)
-        return kernels.forward(positions.contiguous(), _plain(parts))
+        with torch.cuda.device_of(positions):
+            return kernels.forward(positions.contiguous(), _plain(parts))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -68,8 +73,11 @@ class _Fused(torch.autograd.Function):
         if torch.is_grad_enabled():  # somebody wants gradients of gradients
             with torch.enable_grad():
                 basis = ctx.reference(parts, positions)
-                return None, None, None, *torch.autograd.grad(basis, parts, grad, create_graph=True, allow_unused=True)
-        gradients = ctx.kernels.backward(positions.contiguous(), _plain(parts), grad.contiguous())
+                inputs = [part for part in parts if part.requires_grad]
+                found = iter(torch.autograd.grad(basis, inputs, grad, create_graph=True, allow_unused=True))
+                return None, None, None, *[next(found) if part.requires_grad else None for part in parts]
+        with torch.cuda.device_of(positions):
+            gradients = ctx.kernels.backward(positions.contiguous(), _plain(parts), grad.contiguous())
         return None, None, None, *[gradient.to(part.dtype) for gradient, part in zip(gradients, parts, strict=True)]
 
 
@@ -87,14 +95,14 @@ class _Gabor:
     def forward(self, positions: Tensor, parts: Sequence[Tensor]) -> Tensor:
         (networks, filters, hidden, ndim), taps = parts[0].shape, positions.shape[-1]
         out = positions.new_empty(networks, hidden, taps)
-        _gabor_forward[networks, triton.cdiv(taps, TAPS)](positions, *parts, out, taps, hidden, ndim, filters, TAPS)
+        _gabor_forward[triton.cdiv(taps, TAPS), networks](positions, *parts, out, taps, hidden, ndim, filters, TAPS)
         return out
 
     def backward(self, positions: Tensor, parts: Sequence[Tensor], grad: Tensor) -> list[Tensor]:
         (networks, filters, hidden, ndim), taps = parts[0].shape, positions.shape[-1]
         programs = triton.cdiv(taps, TAPS)
         sums = positions.new_empty(networks, programs, sum(part[0].numel() for part in parts))
-        _gabor_backward[networks, programs](positions, *parts, grad, sums, sums.shape[-1], taps, hidden, ndim, filters, TAPS)
+        _gabor_backward[programs, networks](positions, *parts, grad, sums, sums.shape[-1], taps, hidden, ndim, filters, TAPS)
         return _sums(sums, parts)
 
 
@@ -105,7 +113,7 @@ class _Siren:
     def forward(self, positions: Tensor, parts: Sequence[Tensor]) -> Tensor:
         (networks, hidden, ndim), maps, taps = parts[0].shape, parts[2].shape[1], positions.shape[-1]
         out = positions.new_empty(networks, hidden, taps)
-        grid = networks, triton.cdiv(taps, TAPS)
+        grid = triton.cdiv(taps, TAPS), networks
         _siren_forward[grid](positions, *parts, out, taps, self.omega_0, self.bias_scale, hidden, ndim, maps, TAPS)
         return out
 
@@ -113,7 +121,7 @@ class _Siren:
         (networks, hidden, ndim), maps, taps = parts[0].shape, parts[2].shape[1], positions.shape[-1]
         programs = triton.cdiv(taps, TAPS)
         sums = positions.new_empty(networks, programs, sum(part[0].numel() for part in parts))
-        _siren_backward[networks, programs](
+        _siren_backward[programs, networks](
             positions, *parts, grad, sums, sums.shape[-1], taps, self.omega_0, self.bias_scale, hidden, ndim, maps, TAPS
         )
         return _sums(sums, parts)
@@ -186,8 +194,8 @@ if triton is not None:
         F: tl.constexpr,
         T: tl.constexpr,
     ):
-        network = tl.program_id(0)
-        t = tl.program_id(1) * T + tl.arange(0, T)
+        network = tl.program_id(1)
+        t = tl.program_id(0) * T + tl.arange(0, T)
         c = tl.arange(0, H)
         inside = t < taps
         h = _gabor_chain(positions, weight, bias, mu, gamma, linear, linear_bias, network, t, inside, taps, F - 1, H, D, F, T)
@@ -211,11 +219,11 @@ if triton is not None:
         F: tl.constexpr,
         T: tl.constexpr,
     ):
-        network = tl.program_id(0)
-        t = tl.program_id(1) * T + tl.arange(0, T)
+        network = tl.program_id(1)
+        t = tl.program_id(0) * T + tl.arange(0, T)
         c = tl.arange(0, H)
         inside = t < taps
-        own = sums + (network * tl.num_programs(1) + tl.program_id(1)) * numbers
+        own = sums + (network * tl.num_programs(0) + tl.program_id(0)) * numbers
         to_bias = F * H * D  # where each part's sums begin: weight, bias, mu, gamma, linear, linear_bias
         to_mu = to_bias + F * H
         to_gamma = to_mu + F * H * D
@@ -302,8 +310,8 @@ if triton is not None:
         M: tl.constexpr,
         T: tl.constexpr,
     ):
-        network = tl.program_id(0)
-        t = tl.program_id(1) * T + tl.arange(0, T)
+        network = tl.program_id(1)
+        t = tl.program_id(0) * T + tl.arange(0, T)
         c = tl.arange(0, H)
         inside = t < taps
         phase = _siren_phase(
@@ -329,11 +337,11 @@ if triton is not None:
         M: tl.constexpr,
         T: tl.constexpr,
     ):
-        network = tl.program_id(0)
-        t = tl.program_id(1) * T + tl.arange(0, T)
+        network = tl.program_id(1)
+        t = tl.program_id(0) * T + tl.arange(0, T)
         c = tl.arange(0, H)
         inside = t < taps
-        own = sums + (network * tl.num_programs(1) + tl.program_id(1)) * numbers
+        own = sums + (network * tl.num_programs(0) + tl.program_id(0)) * numbers
         to_first_bias = H * D  # where each part's sums begin: first, first_bias, others, other_biases
         to_others = to_first_bias + H
         to_other_biases = to_others + M * H * H

@@ -66,7 +66,7 @@ class MultiplicativeFilterNetwork(KernelNetwork):
         return [*of_filters, [linear.weight for linear in self.linears], [linear.bias for linear in self.linears]]
 
     def stacked_basis(self, parts: Sequence[Tensor], positions: Tensor) -> Tensor:
-        if len(parts) == 6 and fused.applies(self.hidden, positions):  # Gabor functions without angles
+        if len(parts) == 6 and fused.applies(self.hidden, len(self.filters), positions):  # Gabor functions without angles
             return fused.gabor_basis(parts, positions, self.stacked_reference)
         return self.stacked_reference(parts, positions)
 

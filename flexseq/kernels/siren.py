@@ -89,7 +89,7 @@ class SIREN(KernelNetwork):
         if len(parts) > kinds:
             maps += [effective_weight(*parts[kinds + 1 :]), parts[kinds]]
         bias_scale = self.omega_0 if self.omega_0_scales_bias else 1.0
-        if len(maps) == 4 and fused.applies(self.hidden, positions):
+        if len(maps) == 4 and fused.applies(self.hidden, len(self.linears), positions):
             return fused.siren_basis(maps, positions, self.omega_0, bias_scale, self.stacked_reference)
         return self.stacked_reference(maps, positions)
 

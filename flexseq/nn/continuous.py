@@ -17,7 +17,7 @@ from flexseq.kernels import KernelFactory, make_kernel
 from flexseq.kernels.network import is_as_built
 from flexseq.nn.forward_pass import kernel_of, kernels_for_penalty, read_crops
 from flexseq.nn.kernel_cache import Snapshot
-from flexseq.nn.kernel_making import make_kernels, norm_of, taps_before
+from flexseq.nn.kernel_making import make_kernels, mask_inside, norm_of, taps_before
 from flexseq.nn.layer import ConvLayer, agreed_on, is_readable
 from flexseq.nn.mask import GaussianMask
 from flexseq.nn.sizes import KernelSize
@@ -177,11 +177,7 @@ class ContinuousConv(ConvLayer):
 
     def inside(self, keep: Keep) -> Tensor:
         """Which of some taps the mask leaves, found out on the device: (*taps), of bools."""
-        assert self.mask is not None
-        inside = self.mask.inside(self.known_size(), causal=self.causal, ratio=self.ratio)
-        for axis, (start, stop) in enumerate(keep):
-            inside = inside.narrow(axis, start, stop - start)
-        return inside
+        return mask_inside(self.mask, self.known_size(), keep, self.causal, self.ratio)
 
     def _window(self, positions: Tensor, keep: Keep, rounded: bool) -> Tensor:
         """The mask at the taps; zero outside of the crop, where `keep` has more taps: all, if the crop could not be read."""

@@ -1,7 +1,9 @@
 """One forward pass of a network: before it, all of its kernels are made, after one read from the device.
 
-`follow` registers a hook on a module that does so whenever a forward pass of it begins. flexseq's networks register it themselves; for any
-other module the first layer that runs in it finds the outermost one and does, so that the next forward pass is prepared.
+`follow` registers a hook on a module that does so whenever a forward pass of it begins. flexseq's networks register it themselves; for
+any other module the first layer that runs in it finds the outermost one and does, so that the next forward pass is prepared. A pass with
+gradients leaves its kernels with the layers, for penalties, until the next one, or until the network changes between training and
+evaluation.
 """
 
 import sys
@@ -17,7 +19,7 @@ from flexseq.functional.programs import is_recorded_now, unrecorded
 from flexseq.nn import kernel_cache
 from flexseq.nn.kernel_cache import Snapshot, tensors_of
 from flexseq.nn.kernel_making import Kernel, make_kernels
-from flexseq.nn.layer import ConvLayer, is_readable
+from flexseq.nn.layer import ConvLayer, is_readable, read_codes
 from flexseq.positions import Keep
 
 if TYPE_CHECKING:
@@ -40,24 +42,30 @@ class Made:
 
     def __init__(self, layer: ConvLayer, kernel: Any, root: nn.Module | None):
         self.kernel, self.root = kernel, root
+        self.with_gradients = torch.is_grad_enabled()
         self.confirm(layer)
 
     def confirm(self, layer: ConvLayer) -> None:
         """Take the parameters as they are now for those that it was made from: their values are the same."""
         tensors = tensors_of(*layer.kernel_modules())
-        self.made_from = layer.size, tensors, [_version(value) for value in tensors]
+        self.made_from = layer.size, tensors, [_state(value) for value in tensors]
 
     def is_current(self, layer: ConvLayer) -> bool:
-        """Whether the layer's parameters are the same tensors still, and nobody wrote into them."""
-        size, tensors, versions = self.made_from
+        """Whether the layer's parameters are the same tensors still, and nobody wrote into them; and there are gradients where wanted."""
+        if torch.is_grad_enabled() and not self.with_gradients:
+            return False
+        size, tensors, states = self.made_from
         now = tensors_of(*layer.kernel_modules())
         same = len(now) == len(tensors) and all(a is b for a, b in zip(now, tensors, strict=True))
-        return same and size == layer.size and [_version(value) for value in now] == versions
+        return same and size == layer.size and [_state(value) for value in now] == states
 
     def may_be_shared(self, layer: ConvLayer) -> bool:
-        """Whether somebody beside the forward pass may use it: its gradient may be asked for by itself, and has not been yet."""
-        nodes = self.kernel.nodes
-        return bool(nodes) and not any(node.spent for node in nodes) and self.is_current(layer)
+        """Whether a part of the network that is computed again may use it: gradients may pass through it more than once."""
+        return bool(self.kernel.nodes) and self.is_current(layer)
+
+    def is_of_this_step(self, layer: ConvLayer) -> bool:
+        """Whether a penalty may use it: no backward pass has ended the step yet."""
+        return self.may_be_shared(layer) and not any(node.spent for node in self.kernel.nodes)
 
 
 class _Pass(threading.local):
@@ -82,6 +90,8 @@ class _Pass(threading.local):
 
     def take(self, layer: ConvLayer) -> Made | None:
         """What was made for a layer, if that is still the layer's."""
+        if self.root is not None and not _is_running(self.root):  # it was interrupted, and nobody said that it ended
+            self.clear()
         made = self.made.get(layer)
         if made is None or not made.is_current(layer):
             return None
@@ -93,7 +103,7 @@ _pass = _Pass()
 
 
 def follow(module: nn.Module) -> None:
-    """Have all kernels in a module made together whenever its forward pass begins. Its copies and pickles do the same."""
+    """Have all kernels in a module made together whenever its forward pass begins, by two hooks; its copies and pickles have them, too."""
     if not any(hook is begin for hook in module._forward_pre_hooks.values()):
         module.register_forward_pre_hook(begin)
         module.register_forward_hook(end, always_call=True)
@@ -103,7 +113,9 @@ def begin(module: nn.Module, arguments: Any) -> None:
     """The hook before a forward pass."""
     if is_recorded_now() or (_pass.root is not None and _pass.root is not module and _is_running(_pass.root)) or _is_compiled(module):
         return
-    layers = [layer for layer in layers_in(module) if not layer.is_idle and not layer.needs_size() and layer.is_readable()]
+    layers = layers_in(module)
+    read_codes(layers)
+    layers = [layer for layer in layers if not layer.is_idle and not layer.needs_size() and layer.is_readable()]
     if _in_backward() and any(_is_of_another(layer, module) for layer in layers):
         return  # a part of a network that is computed again: with the kernels of the whole
     _pass.clear(module)
@@ -206,7 +218,7 @@ def kernels_for_penalty(layers: Sequence["ContinuousConv"]) -> list[Kernel]:
     """Those of the forward pass before, where nothing changed since; else made anew, all in one read from the device."""
     found: dict[Any, Kernel] = {}
     for layer in layers:
-        if torch.is_grad_enabled() and layer.last_made is not None and layer.last_made.may_be_shared(layer):
+        if torch.is_grad_enabled() and layer.last_made is not None and layer.last_made.is_of_this_step(layer):
             found[layer] = layer.last_made.kernel
     others = [layer for layer in layers if layer not in found]
     for layer in others:
@@ -278,20 +290,22 @@ def _prepared_on_a_device(layers: list[Any], root: nn.Module | None) -> dict[nn.
                 snapshots[layer] = snapshot
     values = kernel_cache.vector(list(snapshots.values())) if snapshots else None
     same = None
+    entries = {layer: layer.cache.entry for layer in snapshots}  # once: other threads may change them
     if values is not None:
-        same = kernel_cache.unchanged([layer.cache for layer in snapshots], list(snapshots.values()), values)
+        same = kernel_cache.unchanged(list(entries.values()), list(snapshots.values()), values)
     crops, is_same = _look([layer for layer in layers if is_continuous(layer)], same)
     made: dict[nn.Module, Made] = {}
     if is_same:
         for layer in snapshots:
-            made[layer] = layer.cache.entry.made
+            made[layer] = entries[layer].made  # type: ignore[union-attr]
             made[layer].confirm(layer)
     new: list[Any] = [layer for layer in crops if layer not in made]
     if new:
         rounded = any(layer in _pass.fixed for layer in new)
         for layer, kernel in zip(new, make_kernels(new, [crops[layer] for layer in new], rounded=rounded), strict=True):
             made[layer] = Made(layer, kernel._replace(kept={}) if layer in snapshots else kernel, root)
-            layer.last_made = made[layer] if kernel.nodes and not _is_replica(layer) else None
+            if kernel.nodes and not _is_replica(layer):
+                layer.last_made = made[layer]
     if values is not None and not is_same:
         for (layer, snapshot), part in zip(snapshots.items(), kernel_cache.split(values, list(snapshots.values())), strict=True):
             if layer not in made:
@@ -350,8 +364,8 @@ def _in_backward() -> bool:
     return torch._C._current_graph_task_id() != -1
 
 
-def _version(tensor: Tensor) -> int | None:
-    return None if tensor.is_inference() else tensor._version
+def _state(tensor: Tensor) -> tuple[int | None, bool]:
+    return None if tensor.is_inference() else tensor._version, tensor.requires_grad
 
 
 def _outermost(module: nn.Module) -> nn.Module:
@@ -360,7 +374,7 @@ def _outermost(module: nn.Module) -> nn.Module:
     while frame is not None:
         if frame.f_code is CALL:
             one = frame.f_locals["self"]
-            if not isinstance(one, WRAPPERS):
+            if not isinstance(one, WRAPPERS) and not getattr(one, "is_wrapper", False):
                 found = one
         frame = frame.f_back  # type: ignore[assignment]
     return found

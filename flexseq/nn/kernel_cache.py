@@ -94,6 +94,8 @@ class KernelCache:
 def vector(snapshots: Sequence[Snapshot]) -> Tensor:
     """The values of all tensors, copied into one vector."""
     values = [value.detach().reshape(-1) for snapshot in snapshots for value in snapshot.tensors]
+    if not all(value.is_floating_point() or value.is_complex() for value in values):
+        values = [value.to(torch.complex128 if value.is_complex() else torch.float64) for value in values]  # which hold integers exactly
     return torch.cat(values) if values else torch.empty(0)
 
 
@@ -102,12 +104,11 @@ def split(values: Tensor, snapshots: Sequence[Snapshot]) -> list[Tensor]:
     return list(values.split([sum(value.numel() for value in snapshot.tensors) for snapshot in snapshots]))
 
 
-def unchanged(caches: Sequence[KernelCache], snapshots: Sequence[Snapshot], values: Tensor) -> Tensor | None:
-    """Whether what each cache keeps is what its snapshot would make: a bool on the device of `values`, their `vector`.
+def unchanged(entries: Sequence[Entry | None], snapshots: Sequence[Snapshot], values: Tensor) -> Tensor | None:
+    """Whether what each entry holds is what its snapshot would make: a bool on the device of `values`, their `vector`.
 
     None where the host knows already that it is not.
     """
-    entries = [cache.entry for cache in caches]
     kept = [entry.values for entry in entries if entry is not None]
     if len(kept) < len(entries) or any(
         entry is not None and entry.settings != snapshot.settings for entry, snapshot in zip(entries, snapshots, strict=True)

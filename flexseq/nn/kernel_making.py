@@ -6,6 +6,7 @@ kernel networks have the same shape are evaluated as one batched network, each a
 
 import math
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -43,7 +44,8 @@ class Kernel(NamedTuple):
         keep: a (start, stop) for each axis.
         basis, weight: (H, *taps), and (out_channels, in_channels / groups, H), at least in float32.
         kept: in eval mode what convolutions have made of it; they leave it there.
-        nodes: the batches that it is from, through which gradients may pass more than once; none where they may not.
+        nodes: the batches that it is from with gradients, which may pass through them more than once; none where they may not, or there are
+            no gradients.
     """
 
     keep: Keep
@@ -80,8 +82,9 @@ def make_kernels(layers: Sequence["ContinuousConv"], keeps: Sequence[Keep], *, r
     kernels = []
     for index, keep in enumerate(keeps):
         (basis, of_basis), (weight, of_weight) = bases[index], weights[index]
-        nodes = () if of_basis is None or of_weight is None else (of_basis, of_weight)
-        kernels.append(Kernel(keep, basis, weight, None, nodes))
+        nodes = tuple(batch for batch in (of_basis, of_weight) if batch is not None and batch.has_node)
+        whole = of_basis is not None and of_weight is not None
+        kernels.append(Kernel(keep, basis, weight, None, nodes if whole else ()))
     return kernels
 
 
@@ -124,24 +127,27 @@ class Batch:
     ):
         self.members, self.parts, self.formula, self.unstack, self.stack = members, parts, formula, unstack, stack
         self.recompute = recompute
+        self.has_node = False  # in the graph of gradients
         self.spent = False  # whether a backward pass has gone through it
 
     def tensors(self) -> list[Tensor]:
         """A tensor for each layer."""
         parameters = list({id(value): value for part in self.parts for value in part if value.requires_grad}.values())
-        if not (torch.is_grad_enabled() and parameters) or is_recorded_now() or _is_transformed():
-            return self.unstack(self.whole())
+        if not (torch.is_grad_enabled() and parameters) or is_recorded_now() or is_transformed():
+            return self.unstack(self.whole({}))
+        self.has_node = True
         return list(_Node.apply(self, *parameters))
 
-    def whole(self) -> Tensor:
-        """(layers, ...)."""
-        count = len(self.members)
+    def whole(self, others: dict[int, Tensor]) -> Tensor:
+        """(layers, ...).
+
+        Args:
+            others: by the id of a parameter, what to take in its place.
+        """
         stacked = []
         for part in self.parts:
-            if len(part) == 1:
-                stacked.append(part[0][None, None])
-            else:
-                stacked.append(torch.stack(part).unflatten(0, (count, -1)))
+            tensors = [others.get(id(value), value) for value in part]
+            stacked.append(tensors[0][None, None] if len(part) == 1 else torch.stack(tensors).unflatten(0, (len(self.members), -1)))
         return self.formula(stacked)
 
 
@@ -149,14 +155,16 @@ class _Node(torch.autograd.Function):
     """A batch's tensors, with a graph of their own within.
 
     Backward passes may go through it more than once: the penalty on kernels takes those of the forward pass, and its gradient may be asked
-    for apart from the loss's.
+    for apart from the loss's. Within, parameters have stand-ins, so that nobody's hooks run there.
     """
 
     @staticmethod
     def forward(ctx: Any, batch: Batch, *parameters: Tensor) -> tuple[Tensor, ...]:
+        stand_ins = [value.detach().requires_grad_() for value in parameters]
         with torch.set_grad_enabled(not batch.recompute):
-            whole = batch.whole()
-        ctx.batch, ctx.parameters, ctx.whole = batch, parameters, None if batch.recompute else whole
+            whole = batch.whole(_by_id(parameters, stand_ins))
+        ctx.batch, ctx.parameters = batch, parameters
+        ctx.whole, ctx.stand_ins = (None, None) if batch.recompute else (whole, stand_ins)
         ctx.versions = [value._version for value in parameters]
         ctx.set_materialize_grads(False)  # a layer that did not run has no gradient
         return tuple(batch.unstack(whole.detach()))
@@ -165,18 +173,26 @@ class _Node(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         batch, parameters = ctx.batch, ctx.parameters
         batch.spent = True
-        wanted = _wanted(batch, grads)
-        inputs = [value for value, needed in zip(parameters, ctx.needs_input_grad[1:], strict=True) if needed and id(value) in wanted]
-        whole, ctx.whole = ctx.whole, None
+        whole, stand_ins = ctx.whole, ctx.stand_ins
+        ctx.whole = ctx.stand_ins = None
         differentiable = torch.is_grad_enabled()
-        if (whole is None or differentiable) and ctx.versions != [value._version for value in parameters]:
-            raise RuntimeError("a parameter of a kernel network was modified in place between the forward and the backward pass")
-        with torch.enable_grad():
-            if whole is None or differentiable:  # computed again, or a graph of gradients is wanted too
-                whole = batch.whole()
+        if whole is None or differentiable:  # computed again, or a graph of gradients is wanted too
+            if ctx.versions != [value._version for value in parameters]:
+                raise RuntimeError("a parameter of a kernel network was modified in place between the forward and the backward pass")
+            with torch.enable_grad():
+                stand_ins = [value.view_as(value) if differentiable else value.detach().requires_grad_() for value in parameters]
+                whole = batch.whole(_by_id(parameters, stand_ins))
+        wanted = _wanted(batch, grads)
+        is_wanted = [needed and id(value) in wanted for value, needed in zip(parameters, ctx.needs_input_grad[1:], strict=True)]
+        inputs = [value for value, one in zip(stand_ins, is_wanted, strict=True) if one]
+        if not inputs:
+            return None, *[None] * len(parameters)
         found = iter(torch.autograd.grad(whole, inputs, batch.stack(grads), create_graph=differentiable, allow_unused=True))
-        needed = {id(value) for value in inputs}
-        return None, *[next(found) if id(value) in needed else None for value in parameters]
+        return None, *[next(found) if one else None for one in is_wanted]
+
+
+def _by_id(parameters: Sequence[Tensor], others: Sequence[Tensor]) -> dict[int, Tensor]:
+    return {id(value): other for value, other in zip(parameters, others, strict=True)}
 
 
 def _wanted(batch: Batch, grads: Sequence[Tensor | None]) -> set[int]:
@@ -190,7 +206,7 @@ def _wanted(batch: Batch, grads: Sequence[Tensor | None]) -> set[int]:
     return wanted
 
 
-def _is_transformed() -> bool:
+def is_transformed() -> bool:
     """Within torch.func, or in forward mode: whose rules are those of torch's own operators."""
     forward_mode: int = torch.autograd.forward_ad._current_level
     return forward_mode >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
@@ -238,6 +254,11 @@ def _basis_batch(layers: list["ContinuousConv"], keeps: list[Keep], members: lis
         [value for one in same for value in one] for same in zip(*[layer.kernel_network.basis_parts() for layer in layers], strict=True)
     ]
     of_network = len(parts)
+    # Of masks and numbers, not of layers: a layer holds its last kernel, whose graph holds these.
+    inside = [
+        partial(mask_inside, layer.mask, layer.known_size(), keep, layer.causal, layer.ratio)
+        for layer, keep in zip(layers, keeps, strict=True)
+    ]
     if first_mask is not None:
         masks: list[Any] = [layer.mask for layer in layers]
         parts += [[mask.mean for mask in masks], [mask.sigma for mask in masks]]
@@ -253,8 +274,8 @@ def _basis_batch(layers: list["ContinuousConv"], keeps: list[Keep], members: lis
             if counts is not None:
                 constant = constant * counts
             if rounded:
-                inside = [_padded(layer.inside(keep).flatten(), max(lengths)) for layer, keep in zip(layers, keeps, strict=True)]
-                constant = constant * torch.stack(inside)[:, None].to(constant.dtype)
+                kept = [_padded(one().flatten(), max(lengths)) for one in inside]
+                constant = constant * torch.stack(kept)[:, None].to(constant.dtype)
             return torch.cat([functions * constant, constant], 1)
         whole = torch.cat([functions, constant], 1)
         return whole if counts is None else whole * counts
@@ -273,6 +294,14 @@ def _basis_batch(layers: list["ContinuousConv"], keeps: list[Keep], members: lis
         return whole
 
     return Batch(members, parts, formula, unstack, stack, recompute=max(lengths) >= CHECKPOINTED_FROM)
+
+
+def mask_inside(mask: Any, size: tuple[int, ...], keep: Keep, causal: bool, ratio: float) -> Tensor:
+    """Which of some taps a mask leaves, found out on the device: (*taps), of bools."""
+    inside = mask.inside(size, causal=causal, ratio=ratio)
+    for axis, (start, stop) in enumerate(keep):
+        inside = inside.narrow(axis, start, stop - start)
+    return inside
 
 
 def _weight_batches(layers: Sequence["ContinuousConv"], dtypes: Sequence[torch.dtype]) -> list[Batch]:

@@ -115,16 +115,15 @@ class ConvLayer(nn.Module):
         Args:
             thoroughly: look at the numbers even where no version says that they changed, as where something wrote through `.data`.
         """
-        code = self.kernel_size_code
-        if torch.jit.is_tracing():
-            return
-        if not is_readable(code) or getattr(self, "_is_replica", False):
-            return
-        version = self._code_version()
-        if version == self._seen_code and not thoroughly:
-            return
-        self._seen_code = version
-        found = decode(code.tolist(), self.ndim)
+        if self._may_read_code() and (thoroughly or self._code_version() != self._seen_code):
+            self._take_code(self.kernel_size_code.tolist())
+
+    def _may_read_code(self) -> bool:
+        return not torch.jit.is_tracing() and is_readable(self.kernel_size_code) and not getattr(self, "_is_replica", False)
+
+    def _take_code(self, numbers: list[float]) -> None:
+        self._seen_code = self._code_version()
+        found = decode(numbers, self.ndim)
         if found is not None and found != self._size and (found.size is not None or self._size.size is None):
             self._size = found
 
@@ -269,7 +268,8 @@ class ConvLayer(nn.Module):
 
     def train(self, mode: bool = True) -> "ConvLayer":
         if mode:
-            self._forget_kernels()
+            self.cache.forget()
+        self.last_made = None
         return super().train(mode)
 
     def _apply(self, *arguments: Any, **options: Any) -> "ConvLayer":
@@ -287,3 +287,17 @@ class ConvLayer(nn.Module):
     def _forget_kernels(self) -> None:
         self.cache.forget()
         self.last_made = None
+
+
+def read_codes(layers: Sequence[ConvLayer]) -> None:
+    """Take over what somebody wrote into the layers' buffers, as DistributedDataParallel does at every step, in one read."""
+    changed: dict[torch.device, list[ConvLayer]] = {}
+    for layer in layers:
+        if layer._may_read_code() and layer._code_version() != layer._seen_code:
+            changed.setdefault(layer.kernel_size_code.device, []).append(layer)
+    for some in changed.values():
+        numbers = torch.cat([layer.kernel_size_code for layer in some]).tolist()
+        for layer in some:
+            count = len(layer.kernel_size_code)
+            layer._take_code(numbers[:count])
+            numbers = numbers[count:]

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flexseq.nn.forward_pass import fixed_crops, is_continuous, layers_in, read_crops
+from flexseq.nn.forward_pass import fixed_crops, follow, is_continuous, layers_in, read_crops
 from flexseq.positions import Keep, rounded_up
 from flexseq.training.parameters import kernel_penalty
 
@@ -16,6 +16,8 @@ MOST = 16
 
 class _Step(nn.Module):
     """What a graph is captured of: the network, and the penalty on its kernels, which shares them."""
+
+    is_wrapper = True  # no module for hooks, which torch does not capture
 
     def __init__(self, model: nn.Module, keeps: dict[Any, Keep]):
         super().__init__()
@@ -33,6 +35,9 @@ class GraphedNetwork:
     exactly zero. For each set of sizes, and each shape of input, a graph of the forward and one of the backward pass is captured when it is
     first met; the last 16 are kept. What cannot be captured runs as it is, with a warning that says why.
 
+    After each call comes its one backward pass, before the next call, and the gradients are set to None before each step: a graph writes
+    into the same memory every time. Where gradients are still there, as in accumulating them, the step runs as it is.
+
     Args:
         model: any module whose forward pass takes one tensor and gives one.
 
@@ -48,6 +53,7 @@ class GraphedNetwork:
     """
 
     def __init__(self, model: nn.Module):
+        follow(model)
         self.model = model
         self.graphs: dict[Any, Any] = {}
         self.said: set[str] = set()
@@ -64,8 +70,9 @@ class GraphedNetwork:
                 except RuntimeError as error:
                     self.graphs[key] = None
                     self._say(f"capturing failed: {str(error).splitlines()[0]}")
-            if self.graphs[key] is not None:
-                return self.graphs[key](x)
+            self.graphs[key] = graph = self.graphs.pop(key)  # the last used is the last to go
+            if graph is not None:
+                return graph(x)
         if reason is not None:
             self._say(reason)
         return self.model(x), kernel_penalty(self.model)
@@ -77,12 +84,17 @@ class GraphedNetwork:
             return f"the input is on the {x.device.type.upper()}"
         if not self.model.training or not torch.is_grad_enabled():
             return "the network is not in training"
+        if any(p.grad is not None for p in self.model.parameters()):
+            return "gradients of an earlier step are there; zero_grad(set_to_none=True) before each step"
         return None
 
     def _key(self, x: Tensor, keeps: dict[Any, Keep]) -> Any:
+        """All that a graph depends on beside the numbers in its tensors."""
         autocast = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
-        frozen = tuple(p.requires_grad for p in self.model.parameters())
-        return x.shape, x.dtype, x.requires_grad, tuple(map(tuple, keeps.values())), autocast, frozen
+        places = tuple((p.data_ptr(), p.requires_grad) for p in (*self.model.parameters(), *self.model.buffers()))
+        modes = tuple(module.training for module in self.model.modules())
+        sizes = tuple(layer.size for layer in layers_in(self.model))
+        return x.shape, x.dtype, x.requires_grad, tuple(map(tuple, keeps.values())), autocast, places, modes, sizes
 
     def _capture(self, key: Any, x: Tensor, keeps: dict[Any, Keep]) -> None:
         """A graph of the forward and one of the backward pass. Trying them out leaves no trace in statistics and random numbers."""
@@ -93,7 +105,9 @@ class GraphedNetwork:
         state = torch.cuda.get_rng_state(x.device)
         sample = torch.randn_like(x).requires_grad_(x.requires_grad)
         try:
-            self.graphs[key] = torch.cuda.make_graphed_callables(step, (sample,), allow_unused_input=True)
+            enabled, dtype = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+            with torch.autocast("cuda", dtype, enabled=enabled, cache_enabled=False):  # whose cached casts are not in the graph
+                self.graphs[key] = torch.cuda.make_graphed_callables(step, (sample,), allow_unused_input=True)
         finally:
             torch.cuda.set_rng_state(state, x.device)
             with torch.no_grad():
