@@ -355,15 +355,15 @@ NETWORKS = [
 ON_GPU = [NetworkCase("FlexTCN-6", 32, 16_000, mask, training) for mask in ("fresh", "full") for training in (True, False)]
 """Minutes on a CPU."""
 
-DEPTHWISE: list[DepthwiseCase | SeparableCase] = [
+DEPTHWISE = [
     DepthwiseCase(16, 128, 1024, "full"),
     DepthwiseCase(32, 64, 784, "full"),
     DepthwiseCase(8, 64, 8000, "full"),
     DepthwiseCase(8, 64, 8000, "tenth"),
     DepthwiseCase(16, 128, 1024, "half"),
     DepthwiseCase(2, 128, 16_000, "full"),
-    *[SeparableCase(4, 64, 16, size, "fresh", training) for size in (784, 4096) for training in (True, False)],
 ]
+SEPARABLE = [SeparableCase(4, 64, 16, size, "fresh", training) for size in (784, 4096) for training in (True, False)]
 
 _LARGE = {1: {64: 64, 256: 64, 1024: 64, 4096: 16, 16_384: 4}, 2: {8: 64, 16: 64, 32: 64, 64: 16, 128: 4}}
 _SIZES = {1: [64, 256, 1024, 4096, 16_384, 32_768, 65_536, 131_072], 2: [8, 16, 32, 64, 128, 224]}

@@ -7,6 +7,7 @@ Writes flexseq/functional/measured_costs.py, for the type of the device that it 
 import argparse
 import json
 import math
+import platform
 import random
 import statistics
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from flexseq.functional.blocks import Axis, possible_cuts
 from flexseq.functional.costs import COSTS, Costs, direct_counts, is_depthwise, transforms_counts
 from flexseq.functional.kernel_spectra import BasisSpectra
 from flexseq.functional.long_conv import basis_long_conv
+from flexseq.functional.measured_costs import SOURCES
 
 FUNCTIONS = 33
 """Of which a kernel is a linear combination: MAGNet's 32, and a constant."""
@@ -155,19 +157,30 @@ def main() -> None:
             print(f"far: {ndim - 2} axes, depthwise {depthwise}, {counts}, {time * 1e3:.2f} ms, estimated {ratio:.2f} times that")
     print(json.dumps(found._asdict(), indent=1))
     if not arguments.dry_run:
-        write({**COSTS, arguments.device: found}, arguments)
+        name = torch.cuda.get_device_name() if arguments.device != "cpu" else f"{torch.get_num_threads()} threads of {platform.machine()}"
+        source = (
+            f"python benchmarks/fit_costs.py --device {arguments.device} --shapes {arguments.shapes}, torch {torch.__version__}, {name}"
+        )
+        write({**COSTS, arguments.device: found}, {**SOURCES, arguments.device: source})
         print(TARGET)
 
 
-def write(costs: dict[str, Costs], arguments: argparse.Namespace) -> None:
+def write(costs: dict[str, Costs], sources: dict[str, str]) -> None:
     """The module of constants."""
     lines = [
         '"""Constants of `flexseq.functional.costs`, as benchmarks/fit_costs.py measured them; picoseconds."""',
         "",
         "from typing import Any",
-        "",
-        "MEASURED: dict[str, Any] = {",
     ]
+    lines += [
+        "",
+        "SOURCES = {",
+        *[f'    "{device}": "{source}",' for device, source in sources.items()],
+        "}",
+        '"""How each was found."""',
+        "",
+    ]
+    lines.append("MEASURED: dict[str, Any] = {")
     for device, values in costs.items():
         lines.append(f'    "{device}": {{')
         for name, value in values._asdict().items():

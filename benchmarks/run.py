@@ -13,11 +13,11 @@ import sys
 from pathlib import Path
 
 import torch
-from cases import DEPTHWISE, LAYERS, NETWORKS, ON_GPU, DepthwiseCase, LayerCase, NetworkCase, SeparableCase, Setting, taps
+from cases import DEPTHWISE, LAYERS, NETWORKS, ON_GPU, SEPARABLE, DepthwiseCase, LayerCase, NetworkCase, SeparableCase, Setting, taps
 from timing import FIXED, Machine, MemoryMeter, measure_machine, ratio, rounds
 
 RESULTS = Path(__file__).parent / "results"
-SUITES = {"networks": NETWORKS, "depthwise": DEPTHWISE, "layers": LAYERS, "growth": []}
+SUITES = {"networks": NETWORKS, "depthwise": DEPTHWISE, "separable": SEPARABLE, "layers": LAYERS, "growth": []}
 Case = NetworkCase | SeparableCase | LayerCase | DepthwiseCase
 LENGTHS = [64, 256, 1024, 4096, 16_384, 32_768, 65_536, 131_072]
 

@@ -169,7 +169,7 @@ class ContinuousConv(ConvLayer):
         """Everything that the kernel is a function of; None where it cannot be compared."""
         own = [(name, value) for name, value in vars(self).items() if not name.startswith("_") and name not in NOT_OF_THE_KERNEL]
         stream = torch.cuda.current_stream(self.device).stream_id if self.device.type == "cuda" else None
-        return Snapshot.of(type(self), self.kernel_size, self.ratio, own, stream, *self.kernel_modules())
+        return Snapshot.of(type(self), *self.size, own, stream, *self.kernel_modules())
 
     def kernel_modules(self) -> tuple[nn.Module | None, ...]:
         """Of whose parameters the kernel is made."""
@@ -178,6 +178,10 @@ class ContinuousConv(ConvLayer):
     def inside(self, keep: Keep) -> Tensor:
         """Which of some taps the mask leaves, found out on the device: (*taps), of bools."""
         return mask_inside(self.mask, self.known_size(), keep, self.causal, self.ratio)
+
+    def is_readable(self) -> bool:
+        """Whether the host can read what the kernel is made from."""
+        return is_readable(self.kernel_network.readout.bias) and (self.mask is None or is_readable(self.mask.sigma))
 
     def _window(self, positions: Tensor, keep: Keep, rounded: bool) -> Tensor:
         """The mask at the taps; zero outside of the crop, where `keep` has more taps: all, if the crop could not be read."""

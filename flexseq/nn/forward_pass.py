@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from flexseq.functional.programs import is_recorded_now, unrecorded
 from flexseq.nn import kernel_cache
-from flexseq.nn.kernel_cache import Snapshot, tensors_of
+from flexseq.nn.kernel_cache import Snapshot, Watched
 from flexseq.nn.kernel_making import Kernel, make_kernels
 from flexseq.nn.layer import ConvLayer, is_readable, read_codes
 from flexseq.positions import Keep
@@ -47,17 +47,16 @@ class Made:
 
     def confirm(self, layer: ConvLayer) -> None:
         """Take the parameters as they are now for those that it was made from: their values are the same."""
-        tensors = tensors_of(*layer.kernel_modules())
-        self.made_from = layer.size, tensors, [_state(value) for value in tensors]
+        self.size, self.modules = layer.size, layer.kernel_modules()
+        self.watched = Watched(self.modules)
 
     def is_current(self, layer: ConvLayer) -> bool:
         """Whether the layer's parameters are the same tensors still, and nobody wrote into them; and there are gradients where wanted."""
         if torch.is_grad_enabled() and not self.with_gradients:
             return False
-        size, tensors, states = self.made_from
-        now = tensors_of(*layer.kernel_modules())
-        same = len(now) == len(tensors) and all(a is b for a, b in zip(now, tensors, strict=True))
-        return same and size == layer.size and [_state(value) for value in now] == states
+        modules = layer.kernel_modules()
+        same = all(a is b for a, b in zip(modules, self.modules, strict=True))
+        return same and self.size == layer.size and self.watched.is_unchanged()
 
     def may_be_shared(self, layer: ConvLayer) -> bool:
         """Whether a part of the network that is computed again may use it: gradients may pass through it more than once."""
@@ -167,14 +166,15 @@ def plan(layers: Sequence[nn.Module], grid: Sequence[int] | None = None) -> list
         grid: the size of the input; None where no layer needs one.
     """
     continuous: list[Any] = [layer for layer in layers if is_continuous(layer)]
-    if is_recorded_now() or not all(layer.is_readable() for layer in continuous):
+    if is_recorded_now() or not all(layer in _pass.made or layer.is_readable() for layer in continuous):
         return read_crops(layers, grid)
     for layer in continuous:
         if grid is not None:
             layer.take_size(grid)
     if _pass.root is None:
         return read_crops(layers)
-    missing = [layer for layer in continuous if layer not in _pass.made or not _pass.made[layer].is_current(layer)]
+    hooked = len(_pass.root._forward_pre_hooks) > 1  # somebody else's hook may have changed parameters since
+    missing = [layer for layer in continuous if layer not in _pass.made or (hooked and not _pass.made[layer].is_current(layer))]
     if missing:
         _pass.made |= _prepared(missing, _pass.root)
     return [_pass.made[layer].kernel.keep if is_continuous(layer) else None for layer in layers]
@@ -193,15 +193,15 @@ def kernel_of(layer: "ContinuousConv", grid: Sequence[int]) -> Kernel:
     Args:
         grid: the size of the input, for a layer that has no kernel size yet.
     """
+    made = None if is_recorded_now() else _pass.take(layer)
+    if made is not None:
+        return made.kernel
     if is_recorded_now() or not layer.is_readable():
         keep = layer.planned_taps
         if keep is None:
             (keep,) = read_crops([layer], grid)
         assert keep is not None
         return make_kernels([layer], [keep])[0]
-    made = _pass.take(layer)
-    if made is not None:
-        return made.kernel
     last = layer.last_made
     if last is not None and last.root is not None and _in_backward() and last.may_be_shared(layer):
         return last.kernel  # a part of the network that is computed again
@@ -298,7 +298,8 @@ def _prepared_on_a_device(layers: list[Any], root: nn.Module | None) -> dict[nn.
     if is_same:
         for layer in snapshots:
             made[layer] = entries[layer].made  # type: ignore[union-attr]
-            made[layer].confirm(layer)
+            if not made[layer].is_current(layer):  # others with the same values
+                made[layer].confirm(layer)
     new: list[Any] = [layer for layer in crops if layer not in made]
     if new:
         rounded = any(layer in _pass.fixed for layer in new)
@@ -362,10 +363,6 @@ def _is_of_another(layer: Any, root: nn.Module) -> bool:
 
 def _in_backward() -> bool:
     return torch._C._current_graph_task_id() != -1
-
-
-def _state(tensor: Tensor) -> tuple[int | None, bool]:
-    return None if tensor.is_inference() else tensor._version, tensor.requires_grad
 
 
 def _outermost(module: nn.Module) -> nn.Module:

@@ -5,6 +5,7 @@ of, and of settings: plain attributes, lists, dicts and the classes of modules. 
 """
 
 import functools
+import operator
 import types
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,10 +15,9 @@ from torch import Tensor, nn
 
 INTERNAL = frozenset({*nn.Module().__dict__, "_arguments", "_conversions"})
 """Attributes of any module that are looked at by themselves, or have no part in what it computes."""
-HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_hooks", "_backward_pre_hooks")
 DEEPEST = 16
 """Of lists in lists; deeper ones may be circular."""
-EXACT = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
+EXACT = frozenset({bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size})
 
 
 class CannotCompareError(Exception):
@@ -48,15 +48,38 @@ class Snapshot(NamedTuple):
         return cls((settings, [(value.shape, value.dtype, value.device) for value in tensors]), tensors)
 
 
-def tensors_of(*modules: nn.Module | None) -> list[Tensor]:
-    """The parameters and buffers of modules and of what is in them."""
-    tensors: list[Tensor] = []
-    waiting = [module for module in modules if module is not None]
-    while waiting:
-        module = waiting.pop()
-        tensors += [value for part in (module._parameters, module._buffers) for value in part.values() if value is not None]
-        waiting += [child for child in module._modules.values() if child is not None]
-    return tensors
+class Watched:
+    """Modules' parameters and buffers as they are now, to be asked later, quickly, whether they still are.
+
+    Args:
+        modules: with all that is in them.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module | None]):
+        self.parts: list[tuple[dict[str, Any], tuple[Any, ...]]] = []
+        tensors: list[Tensor] = []
+        waiting = [module for module in modules if module is not None]
+        while waiting:
+            own = waiting.pop().__dict__
+            for part in (own["_parameters"], own["_buffers"]):
+                if part:
+                    tensors += [value for value in part.values() if value is not None]
+                    self.parts.append((part, tuple(part.values())))
+            if own["_modules"]:
+                waiting += [child for child in own["_modules"].values() if child is not None]
+                self.parts.append((own["_modules"], tuple(own["_modules"].values())))
+        self.tensors = [value for value in tensors if not value.is_inference()]  # which have no versions
+        self.states = self._states()
+
+    def is_unchanged(self) -> bool:
+        """Whether all are the same tensors, nobody wrote into them, and they require gradients as they did."""
+        for part, values in self.parts:
+            if len(part) != len(values) or not all(map(operator.is_, part.values(), values)):
+                return False
+        return self.states == self._states()
+
+    def _states(self) -> list[Any]:
+        return [value._version for value in self.tensors] + [value.requires_grad for value in self.tensors]
 
 
 class Entry(NamedTuple):
@@ -93,10 +116,12 @@ class KernelCache:
 
 def vector(snapshots: Sequence[Snapshot]) -> Tensor:
     """The values of all tensors, copied into one vector."""
-    values = [value.detach().reshape(-1) for snapshot in snapshots for value in snapshot.tensors]
-    if not all(value.is_floating_point() or value.is_complex() for value in values):
-        values = [value.to(torch.complex128 if value.is_complex() else torch.float64) for value in values]  # which hold integers exactly
-    return torch.cat(values) if values else torch.empty(0)
+    with torch.no_grad():
+        values = [value.reshape(-1) for snapshot in snapshots for value in snapshot.tensors]
+        dtypes = {value.dtype for value in values}
+        if not all(dtype.is_floating_point or dtype.is_complex for dtype in dtypes):  # whose sizes hold integers exactly
+            values = [value.to(torch.complex128 if value.is_complex() else torch.float64) for value in values]
+        return torch.cat(values) if values else torch.empty(0)
 
 
 def split(values: Tensor, snapshots: Sequence[Snapshot]) -> list[Tensor]:
@@ -158,13 +183,21 @@ def _frozen(value: Any, tensors: list[Tensor], depth: int) -> Any:
 
 def _frozen_module(module: nn.Module, tensors: list[Tensor], depth: int) -> Any:
     own = module.__dict__
-    if module.training or any(own[name] for name in HOOKS):  # it may draw at random, or do anything
-        raise CannotCompareError
+    if own["training"] or own["_forward_pre_hooks"] or own["_forward_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]:
+        raise CannotCompareError  # it may draw at random, or do anything
     frozen: list[Any] = [module.__class__]
-    for name, value in own.items():
-        if name not in INTERNAL:
-            frozen.append((name, _frozen(value, tensors, depth + 1)))
-    for part in (own["_parameters"], own["_buffers"], own["_modules"]):
+    for name in sorted(own.keys() - INTERNAL):
+        value = own[name]
+        frozen.append(name)
+        frozen.append((value.__class__, value) if value.__class__ in EXACT else _frozen(value, tensors, depth + 1))
+    for part in (own["_parameters"], own["_buffers"]):
         for name, value in part.items():
-            frozen.append((name, value if value is None else _frozen(value, tensors, depth + 1)))
+            frozen.append(name)
+            if value is None:
+                frozen.append(None)
+            else:
+                tensors.append(value)
+    for name, value in own["_modules"].items():
+        frozen.append(name)
+        frozen.append(None if value is None else _frozen_module(value, tensors, depth + 1))
     return frozen

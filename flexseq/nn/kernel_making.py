@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from flexseq.functional import spectral_conv
 from flexseq.functional.dtypes import at_least_float32
 from flexseq.functional.gaussian import gaussian_masks
 from flexseq.functional.programs import constant, is_recorded_now
@@ -221,7 +222,7 @@ def _basis_batches(layers: Sequence["ContinuousConv"], keeps: Sequence[Keep], ro
     batches = []
     for members in kinds.values():
         taps = {index: math.prod([stop - start for start, stop in keeps[index]]) for index in members}
-        limit = TOGETHER * (1 if layers[0].device.type == "cpu" else BEYOND_CPU)
+        limit = TOGETHER * (1 if spectral_conv._patience(layers[0].device) == 1 else BEYOND_CPU)
         alike = _of_similar_size(taps, layers[members[0]].kernel_network.hidden, limit)
         batches += [_basis_batch([layers[i] for i in some], [keeps[i] for i in some], some, rounded) for some in alike]
     return batches
@@ -399,7 +400,9 @@ def _padded(row: Tensor, length: int) -> Tensor:
 
 def taps_before(layer: "ContinuousConv", keep: Keep) -> list[int]:
     """Kept taps before the present one, for each axis."""
-    around = [taps_around(size, causal=layer.causal, ratio=layer.ratio)[0] for size in layer.known_size()]
+    size, _, ratio = layer.size
+    assert size is not None  # whoever has taps to keep knows it
+    around = [taps_around(count, causal=layer.causal, ratio=ratio)[0] for count in size]
     return [before - start for before, (start, _) in zip(around, keep, strict=True)]
 
 

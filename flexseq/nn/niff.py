@@ -18,7 +18,7 @@ from flexseq.functional.programs import as_integers
 from flexseq.kernels import KERNELS, MLP, KernelFactory, make_kernel
 from flexseq.nn.forward_pass import kept_spectra
 from flexseq.nn.kernel_cache import Snapshot
-from flexseq.nn.layer import ConvLayer
+from flexseq.nn.layer import ConvLayer, is_readable
 from flexseq.nn.sizes import KernelSize
 from flexseq.positions import bin_frequencies, in_band
 
@@ -224,11 +224,15 @@ class NIFFConv(ConvLayer):
         """Everything that the kernels of all grids are functions of; None where it cannot be compared."""
         stream = torch.cuda.current_stream(self.device).stream_id if self.device.type == "cuda" else None
         own = self.linear, self.padding, self.as_published, self.in_cycles
-        return Snapshot.of(type(self), self.kernel_size, self.ratio, own, stream, *self.kernel_modules())
+        return Snapshot.of(type(self), *self.size, own, stream, *self.kernel_modules())
 
     def kernel_modules(self) -> tuple[nn.Module | None, ...]:
         """Of whose parameters the kernel is made."""
         return self.real, self.imaginary
+
+    def is_readable(self) -> bool:
+        """Whether the host can read what the kernel is made from."""
+        return is_readable(self.real.readout.bias)
 
     @property
     def device(self) -> torch.device:
