@@ -303,7 +303,9 @@ def _prepared_on_a_device(layers: list[Any], root: nn.Module | None) -> dict[nn.
     new: list[Any] = [layer for layer in crops if layer not in made]
     if new:
         rounded = any(layer in _pass.fixed for layer in new)
-        for layer, kernel in zip(new, make_kernels(new, [crops[layer] for layer in new], rounded=rounded), strict=True):
+        for layer, kernel in zip(
+            new, make_kernels(new, [crops[layer] for layer in new], rounded=rounded, shared=root is not None), strict=True
+        ):
             made[layer] = Made(layer, kernel._replace(kept={}) if layer in snapshots else kernel, root)
             if kernel.nodes and not _is_replica(layer):
                 layer.last_made = made[layer]

@@ -56,26 +56,27 @@ class Kernel(NamedTuple):
     nodes: "tuple[Batch, ...]" = ()
 
 
-def make_kernels(layers: Sequence["ContinuousConv"], keeps: Sequence[Keep], *, rounded: bool = False) -> list[Kernel]:
+def make_kernels(layers: Sequence["ContinuousConv"], keeps: Sequence[Keep], *, rounded: bool = False, shared: bool = False) -> list[Kernel]:
     """The kernels of layers, differentiable, each at its own taps; all on one device.
 
     Args:
         layers: whose kernels' sizes are known.
         keeps: the taps to evaluate of each.
         rounded: there are more than the masks leave: where these are below their threshold, kernels are zero.
+        shared: whether others may take them too, and pass gradients through them apart.
     """
     bases: dict[int, tuple[Tensor, Batch | None]] = {}
     weights: dict[int, tuple[Tensor, Batch | None]] = {}
     with torch.autocast(layers[0].device.type, enabled=False):  # positions need more digits than half precision has
         for batch in _basis_batches(layers, keeps, rounded):
-            for index, tensor in zip(batch.members, batch.tensors(), strict=True):
+            for index, tensor in zip(batch.members, batch.tensors(shared), strict=True):
                 bases[index] = tensor, batch
         for index, (layer, keep) in enumerate(zip(layers, keeps, strict=True)):
             if index not in bases:
                 bases[index] = basis_alone(layer, keep, rounded), None
         dtypes = [bases[index][0].dtype for index in range(len(layers))]
         for batch in _weight_batches(layers, dtypes):
-            for index, tensor in zip(batch.members, batch.tensors(), strict=True):
+            for index, tensor in zip(batch.members, batch.tensors(shared), strict=True):
                 weights[index] = tensor, batch
         for index, layer in enumerate(layers):
             if index not in weights:
@@ -84,7 +85,7 @@ def make_kernels(layers: Sequence["ContinuousConv"], keeps: Sequence[Keep], *, r
     for index, keep in enumerate(keeps):
         (basis, of_basis), (weight, of_weight) = bases[index], weights[index]
         nodes = tuple(batch for batch in (of_basis, of_weight) if batch is not None and batch.has_node)
-        whole = of_basis is not None and of_weight is not None
+        whole = shared and of_basis is not None and of_weight is not None
         kernels.append(Kernel(keep, basis, weight, None, nodes if whole else ()))
     return kernels
 
@@ -131,10 +132,11 @@ class Batch:
         self.has_node = False  # in the graph of gradients
         self.spent = False  # whether a backward pass has gone through it
 
-    def tensors(self) -> list[Tensor]:
-        """A tensor for each layer."""
+    def tensors(self, shared: bool) -> list[Tensor]:
+        """A tensor for each layer; see `make_kernels`."""
         parameters = list({id(value): value for part in self.parts for value in part if value.requires_grad}.values())
-        if not (torch.is_grad_enabled() and parameters) or is_recorded_now() or is_transformed():
+        plain = not (torch.is_grad_enabled() and parameters) or is_recorded_now() or is_transformed()
+        if plain or not (shared or self.recompute):
             return self.unstack(self.whole({}))
         self.has_node = True
         return list(_Node.apply(self, *parameters))
