@@ -1,7 +1,7 @@
 """Times of the network cases in this working tree against those in another one, step by step in turn.
 
-`git worktree add ../before COMMIT`, then `python benchmarks/compare.py ../before`; writes benchmarks/results/before_after.md. Each tree has a
-process of its own; both take one step after the other, so that a machine whose speed drifts slows both.
+`git worktree add ../before COMMIT`, then `python benchmarks/compare.py ../before`; writes benchmarks/results/before_after.md. Each tree has
+a process of its own; both take one step after the other, so that a machine whose speed drifts slows both. About seven minutes.
 """
 
 import argparse
@@ -40,7 +40,8 @@ class Tree:
     """A process that has imported one tree's flexseq and cases."""
 
     def __init__(self, root: Path):
-        code = f"import sys; sys.path[:0] = [{str(root)!r}, {str(root / 'benchmarks')!r}, {str(HERE / 'benchmarks')!r}]; import compare; compare.work()"
+        paths = [str(root), str(root / "benchmarks"), str(HERE / "benchmarks")]
+        code = f"import sys; sys.path[:0] = {paths!r}; import compare; compare.work()"
         self.process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         if self.process.stdout.readline() != "ready\n":
@@ -80,10 +81,9 @@ def main() -> None:
         spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}, {max(ratios):.2f})"
         lines.append(f"| {case.name} | {milliseconds[0]:.4g} | {milliseconds[1]:.4g} | {spread} |")
         print(lines[-1], flush=True)
-    if not arguments.only:
-        about = f"`python benchmarks/compare.py TREE`: {commit(arguments.before)} before, {commit(HERE)} after; median, least and greatest ratio."
-        TARGET.write_text("\n\n".join(["# Before and after", about, "\n".join(lines)]) + "\n")
-        print(TARGET)
+        if not arguments.only:  # what there is so far
+            about = f"`python benchmarks/compare.py TREE`, {commit(arguments.before)} before, {commit(HERE)} after, in turn; ratios: median, least"
+            TARGET.write_text("\n\n".join(["# Before and after", f"{about} and greatest.", "\n".join(lines)]) + "\n")
 
 
 if __name__ == "__main__":
