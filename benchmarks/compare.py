@@ -82,7 +82,8 @@ def main() -> None:
         lines.append(f"| {case.name} | {milliseconds[0]:.4g} | {milliseconds[1]:.4g} | {spread} |")
         print(lines[-1], flush=True)
         if not arguments.only:  # what there is so far
-            about = f"`python benchmarks/compare.py TREE`, {commit(arguments.before)} before, {commit(HERE)} after, in turn; ratios: median, least"
+            trees = f"{commit(arguments.before)} before, {commit(HERE)} after"
+            about = f"`python benchmarks/compare.py TREE`, {trees}, in turn; ratios: median, least"
             TARGET.write_text("\n\n".join(["# Before and after", f"{about} and greatest.", "\n".join(lines)]) + "\n")
 
 
