@@ -299,6 +299,7 @@ def _chunks(spectra: Tensor, kernels: KernelSpectra | BasisSpectra) -> Iterator[
 
 
 def _patience(device: torch.device) -> int:
+    """How much more than on a CPU is done at once; who counts operators on a CPU as another device runs them puts BEYOND_CPU here."""
     return 1 if device.type == "cpu" else BEYOND_CPU
 
 
