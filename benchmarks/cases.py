@@ -55,8 +55,36 @@ def step(model: nn.Module, x: Tensor, loss: Callable[[Tensor], Tensor], setting:
     return train
 
 
+class WholeNetwork:
+    """What cases of whole networks share."""
+
+    batch: int
+    training: bool
+
+    def model(self) -> nn.Module:
+        raise NotImplementedError
+
+    def x(self) -> Tensor:
+        raise NotImplementedError
+
+    def contestant(self, who: str, setting: Setting) -> Callable[[], object]:
+        model = self.model() if who == "auto" else plain_network(self.model())
+        targets = (torch.arange(self.batch) % 10).to(setting.device)
+        return step(model, self.x().to(setting.device), lambda y: F.cross_entropy(y, targets), setting, training=self.training)
+
+    def contestants(self) -> list[str]:
+        return ["plain", "auto"]
+
+    @torch.no_grad()
+    def difference(self, setting: Setting) -> float:
+        """Between the logits of the two, in eval mode, on two examples."""
+        model, x = self.model().eval().to(setting.device), self.x()[:2].to(setting.device)
+        with setting.autocast():
+            return relative(model(x), plain_network(model)(x))
+
+
 @dataclass(frozen=True)
-class NetworkCase:
+class NetworkCase(WholeNetwork):
     """A FlexTCN-6 on (batch, 1, size), or a FlexNet-7 on (batch, 3, size, size)."""
 
     network: str
@@ -86,21 +114,6 @@ class NetworkCase:
     def x(self) -> Tensor:
         shape = (self.batch, 1, self.size) if self.network == "FlexTCN-6" else (self.batch, 3, self.size, self.size)
         return torch.randn(shape, generator=torch.Generator().manual_seed(1))
-
-    def contestant(self, who: str, setting: Setting) -> Callable[[], object]:
-        model = self.model() if who == "auto" else plain_network(self.model())
-        targets = (torch.arange(self.batch) % 10).to(setting.device)
-        return step(model, self.x().to(setting.device), lambda y: F.cross_entropy(y, targets), setting, training=self.training)
-
-    def contestants(self) -> list[str]:
-        return ["plain", "auto"]
-
-    @torch.no_grad()
-    def difference(self, setting: Setting) -> float:
-        """Between the logits of the two, in eval mode, on two examples."""
-        model, x = self.model().eval().to(setting.device), self.x()[:2].to(setting.device)
-        with setting.autocast():
-            return relative(model(x), plain_network(model)(x))
 
     def floor(self) -> tuple[float, float]:
         """Bytes and operations of its convolutions at least; in inference of those outputs on which the logits depend."""
@@ -236,7 +249,7 @@ class DepthwiseCase:
 
 
 @dataclass(frozen=True)
-class SeparableCase:
+class SeparableCase(WholeNetwork):
     """A network of separable FlexConvs on (batch, 1, size)."""
 
     depth: int
@@ -263,21 +276,6 @@ class SeparableCase:
 
     def x(self) -> Tensor:
         return torch.randn(self.batch, 1, self.size, generator=torch.Generator().manual_seed(1))
-
-    def contestants(self) -> list[str]:
-        return ["plain", "auto"]
-
-    def contestant(self, who: str, setting: Setting) -> Callable[[], object]:
-        model = self.model() if who == "auto" else plain_network(self.model())
-        targets = (torch.arange(self.batch) % 10).to(setting.device)
-        return step(model, self.x().to(setting.device), lambda y: F.cross_entropy(y, targets), setting, training=self.training)
-
-    @torch.no_grad()
-    def difference(self, setting: Setting) -> float:
-        """Between the logits of the two, in eval mode, on two examples."""
-        model, x = self.model().eval().to(setting.device), self.x()[:2].to(setting.device)
-        with setting.autocast():
-            return relative(model(x), plain_network(model)(x))
 
     def floor(self) -> tuple[float, float]:
         """Bytes and operations of its depthwise convolutions at least."""

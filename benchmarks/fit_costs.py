@@ -1,6 +1,6 @@
 """Measure convolutions of many shapes, and fit to them the constants by which `method="auto"` chooses.
 
-Writes flexseq/functional/measured_costs.py, for the type of the device that it ran on; the other's constants stay. About four minutes:
+Writes flexseq/functional/measured_costs.py, for the type of the device that it ran on; the other's constants stay. About three minutes:
 `python benchmarks/fit_costs.py`, and on a GPU `python benchmarks/fit_costs.py --device cuda`.
 """
 
@@ -168,7 +168,7 @@ def main() -> None:
 def write(costs: dict[str, Costs], sources: dict[str, str]) -> None:
     """The module of constants."""
     lines = [
-        '"""Constants of `flexseq.functional.costs`, as benchmarks/fit_costs.py measured them; picoseconds."""',
+        '"""Constants of `flexseq.functional.costs` in picoseconds, from benchmarks/fit_costs.py; SOURCES says which are measured."""',
         "",
         "from typing import Any",
     ]

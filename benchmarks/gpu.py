@@ -1,4 +1,4 @@
-"""Everything that has to be measured on a GPU, in one command of a few minutes: `python benchmarks/gpu.py`.
+"""Everything that has to be measured on a GPU, in one command: `python benchmarks/gpu.py`.
 
 Layers against float64, what the host waits for, kernels launched, time and memory of networks against `plain.py` and against S4D, the floor
 of memory bandwidth, and a profile of the three slowest. Writes benchmarks/results/gpu.md. Needs torch, and nothing of flexseq's extras.

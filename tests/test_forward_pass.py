@@ -100,6 +100,18 @@ def test_one_read_in_inference(name):
     assert torch.equal(y, expected)
 
 
+def without_dropout(name):
+    """A network in float64 that knows its sizes, and an input."""
+    make, shape = NETWORKS[name]
+    torch.manual_seed(0)
+    model, x = make().double(), torch.randn(shape, dtype=torch.float64)
+    model(x)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return model, x
+
+
 def alone(model):
     """A copy whose layers make their kernels by themselves."""
     model = copy.deepcopy(model)
@@ -111,13 +123,7 @@ def alone(model):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_values_and_gradients_are_those_of_layers_by_themselves(name, monkeypatch):
-    make, shape = NETWORKS[name]
-    torch.manual_seed(0)
-    model, x = make().double(), torch.randn(shape, dtype=torch.float64)
-    model(x)
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
+    model, x = without_dropout(name)
     other = alone(model)
     seed = torch.randn(model(x).shape, dtype=torch.float64)
     (model(x) * seed).sum().backward()
@@ -337,7 +343,7 @@ def test_a_second_user_of_the_kernels_after_a_step_gets_new_ones():
     assert float(kernel_penalty(model)) == pytest.approx(float(kernel_penalty(copy.deepcopy(model))), rel=1e-6)
 
 
-def test_training_with_data_parallel_on_one_device():
+def test_a_network_within_data_parallel_where_there_is_no_gpu():
     model, x = sequential(), torch.randn(3, 2, 40)
     y = model(x)
     wrapped = nn.DataParallel(model)
@@ -384,13 +390,7 @@ def test_a_compiled_network_is_not_prepared_twice(monkeypatch):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_rounded_crops_give_the_same_values_and_read_nothing(name):
-    make, shape = NETWORKS[name]
-    torch.manual_seed(0)
-    model, x = make().double(), torch.randn(shape, dtype=torch.float64)
-    model(x)
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
+    model, x = without_dropout(name)
     expected = model(x)
     slopes = torch.autograd.grad(expected.square().sum() + kernel_penalty(model), list(model.parameters()))
     keeps = {}
@@ -569,3 +569,28 @@ def test_blocks_are_computed_again_after_another_backward_pass(first):
     (z.sum() + (kernel_penalty(plain) if first == "a penalty" else z.square().sum())).backward()
     for a, b in zip(model.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad)
+
+
+@pytest.mark.parametrize("how", ["trace", "vmap", "a layer by itself"])
+def test_what_a_compiled_pass_was_given_is_not_used_later(how):
+    torch._dynamo.reset()
+    model, x = fs.FlexTCN(depth=1, width=4, dropout=0.0).eval(), torch.randn(2, 1, 40)
+    model(x)
+    torch.compile(model, backend="eager")(x)
+    with torch.no_grad():
+        for block in model.blocks:
+            block.conv1.mask.sigma.mul_(3)
+            block.conv2.mask.sigma.mul_(3)
+    if how == "a layer by itself":
+        own = model.blocks[0].conv1
+        values = torch.compile(own, backend="eager")(x)
+    elif how == "trace":
+        own = model
+        values = torch.jit.trace(model, x, check_trace=False)(x)
+    else:
+        own = model.blocks[0].conv1.double()
+        x = x.double()
+        parameters = {name: value[None] for name, value in own.named_parameters()}
+        own.method = "direct"
+        (values,) = torch.vmap(lambda given: torch.func.functional_call(own, given, (x,)))(parameters)
+    torch.testing.assert_close(values, copy.deepcopy(own)(x), rtol=1e-4, atol=1e-5)

@@ -6,7 +6,7 @@ PER_POINT = 2.0
 """What else than the transform a point costs: it is moved and multiplied. In the units of what a point of a power of two costs in one."""
 FACTORS = {3: 0.17, 5: 0.33, 7: 0.37}
 """How much more for each such factor; and half for having a single factor of two. Of MKL, fitted to 179 lengths from 64 to 4,200: half of
-them lie within 12 %. GPUs' libraries have the same order."""
+them lie within 12 %. Not measured on GPUs."""
 
 
 @lru_cache(maxsize=4096)

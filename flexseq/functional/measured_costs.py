@@ -1,4 +1,4 @@
-"""Constants of `flexseq.functional.costs`, as benchmarks/fit_costs.py measured them; picoseconds."""
+"""Constants of `flexseq.functional.costs` in picoseconds, from benchmarks/fit_costs.py; SOURCES says which are measured."""
 
 from typing import Any
 

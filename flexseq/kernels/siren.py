@@ -80,7 +80,8 @@ class SIREN(KernelNetwork):
         return SIREN, self.ndim, self.hidden, len(linears), linears[0].weight_norm, self.omega_0, self.omega_0_scales_bias
 
     def basis_parts(self) -> list[list[Tensor]]:
-        first, *others = [[linear.bias, *linear.weight_parts()] for linear in self.linears]  # type: ignore[operator, list-item]
+        linears: list[Any] = list(self.linears)
+        first, *others = [[linear.bias, *linear.weight_parts()] for linear in linears]
         return [*[[value] for value in first], *[list(same) for same in zip(*others, strict=True)]]
 
     def stacked_basis(self, parts: Sequence[Tensor], positions: Tensor) -> Tensor:
@@ -88,9 +89,8 @@ class SIREN(KernelNetwork):
         maps = [effective_weight(*parts[1:kinds])[:, 0], parts[0][:, 0]]
         if len(parts) > kinds:
             maps += [effective_weight(*parts[kinds + 1 :]), parts[kinds]]
-        bias_scale = self.omega_0 if self.omega_0_scales_bias else 1.0
         if len(maps) == 4 and fused.applies(self.hidden, len(self.linears), positions):
-            return fused.siren_basis(maps, positions, self.omega_0, bias_scale, self.stacked_reference)
+            return fused.siren_basis(maps, positions, self.omega_0, self._bias_scale, self.stacked_reference)
         return self.stacked_reference(maps, positions)
 
     def stacked_reference(self, maps: Sequence[Tensor], positions: Tensor) -> Tensor:
@@ -100,10 +100,14 @@ class SIREN(KernelNetwork):
             maps: the first map's weight (networks, hidden, ndim) and bias (networks, hidden), the others' (networks, maps, hidden, hidden)
                 and (networks, maps, hidden).
         """
-        scales = {"weight_scale": self.omega_0, "bias_scale": self.omega_0 if self.omega_0_scales_bias else 1.0}
+        scales = {"weight_scale": self.omega_0, "bias_scale": self._bias_scale}
         weight, bias, *others = maps
         h = torch.sin(stacked_pointwise(positions, weight, bias, **scales))
         if others:
             for weight, bias in zip(others[0].unbind(1), others[1].unbind(1), strict=True):
                 h = torch.sin(stacked_pointwise(h, weight, bias, **scales))
         return h
+
+    @property
+    def _bias_scale(self) -> float:
+        return self.omega_0 if self.omega_0_scales_bias else 1.0

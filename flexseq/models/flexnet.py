@@ -149,8 +149,7 @@ class FlexNet(nn.Module):
             raise InputError(f"FlexNet expected images of shape (batch, {self.in_channels}, height, width), got shape {tuple(x.shape)}")
         convs: list[Any] = [self.conv, *[conv for block in self.blocks for conv in (block.conv1, block.conv2)]]
         keeps = plan(convs, x.shape[2:])
-        if torch.compiler.is_compiling():
-            hand_over(convs, keeps)
+        hand_over(convs, keeps)
         x = torch.relu_(self.norm(self.conv(x)))
         for block in self.blocks:
             x = block(x)

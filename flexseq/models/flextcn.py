@@ -197,8 +197,7 @@ class FlexTCN(nn.Module):
             return self._forward_padded(x, lengths)
         convs = self._convolutions()
         keeps = plan(convs, x.shape[2:])
-        if torch.compiler.is_compiling():
-            hand_over(convs, keeps)
+        hand_over(convs, keeps)
         steps = self._steps_to_give(keeps)
         for block, last1, last2 in zip(self.blocks, steps[::2], steps[1::2], strict=True):
             x = block(x, last1=last1, last2=last2)
@@ -210,8 +209,7 @@ class FlexTCN(nn.Module):
         convs = self._convolutions()
         unsized = any(isinstance(conv, ConvLayer) and conv.needs_size() for conv in convs)
         keeps = plan(convs, (int(lengths.max()),) if unsized else None)  # kernels as long as the longest series, not as the padding
-        if torch.compiler.is_compiling():
-            hand_over(convs, keeps)
+        hand_over(convs, keeps)
         for block in self.blocks:
             x = block(x, valid=valid)
         return self.head(x, lengths)

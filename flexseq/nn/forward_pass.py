@@ -84,8 +84,8 @@ class _Pass(threading.local):
     def clear(self, root: nn.Module | None = None) -> None:
         """Begin another one."""
         self.root = root
-        self.made: dict[nn.Module, Made] = {}
-        self.ran: set[nn.Module] = set()
+        self.made: dict[ConvLayer, Made] = {}
+        self.ran: set[ConvLayer] = set()
 
     def take(self, layer: ConvLayer) -> Made | None:
         """What was made for a layer, if that is still the layer's."""
@@ -126,7 +126,7 @@ def end(module: nn.Module, arguments: Any, output: Any) -> None:
     if _pass.root is module:
         if output is not None:
             for layer in _pass.made:
-                layer.is_idle = layer not in _pass.ran  # type: ignore[assignment]
+                layer.is_idle = layer not in _pass.ran
         _pass.clear()
 
 
@@ -177,14 +177,19 @@ def plan(layers: Sequence[nn.Module], grid: Sequence[int] | None = None) -> list
     missing = [layer for layer in continuous if layer not in _pass.made or (hooked and not _pass.made[layer].is_current(layer))]
     if missing:
         _pass.made |= _prepared(missing, _pass.root)
-    return [_pass.made[layer].kernel.keep if is_continuous(layer) else None for layer in layers]
+    keeps = {layer: _pass.made[layer].kernel.keep for layer in continuous}
+    return [keeps.get(layer) for layer in layers]
 
 
-def hand_over(layers: Sequence[nn.Module], keeps: Sequence[Keep | None]) -> None:
-    """While torch.compile records a network, give each layer the taps that `plan` read for all of them at once."""
-    for layer, keep in zip(layers, keeps, strict=True):
-        if keep is not None:
-            layer.planned_taps = keep  # type: ignore[assignment]
+def hand_over(layers: Sequence[Any], keeps: Sequence[Keep | None]) -> None:
+    """While a program is recorded, give each layer the taps that `plan` read for all of them at once, for its next call.
+
+    Apart from `plan`, since torch.compile specializes a graph for numbers unless they come out of the function that it stopped at.
+    """
+    if is_recorded_now():
+        for layer, keep in zip(layers, keeps, strict=True):
+            if keep is not None:
+                layer.planned_taps = keep
 
 
 def kernel_of(layer: "ContinuousConv", grid: Sequence[int]) -> Kernel:
@@ -197,7 +202,7 @@ def kernel_of(layer: "ContinuousConv", grid: Sequence[int]) -> Kernel:
     if made is not None:
         return made.kernel
     if is_recorded_now() or not layer.is_readable():
-        keep = layer.planned_taps
+        keep, layer.planned_taps = layer.planned_taps, None
         if keep is None:
             (keep,) = read_crops([layer], grid)
         assert keep is not None
@@ -255,7 +260,8 @@ def read_crops(layers: Sequence[nn.Module], grid: Sequence[int] | None = None) -
     """
     continuous: list[Any] = [layer for layer in layers if is_continuous(layer)]
     if any(layer.mask is not None and not is_readable(layer.mask.sigma) for layer in continuous):  # as while a program is exported
-        return [layer._all_taps() if is_continuous(layer) else None for layer in layers]  # type: ignore[operator]
+        everything = {layer: layer._all_taps() for layer in continuous}
+        return [everything.get(layer) for layer in layers]
     if torch.jit.is_tracing():
         with unrecorded():
             return _read_crops(layers, None if grid is None else [int(n) for n in grid])
@@ -274,15 +280,15 @@ def _read_crops(layers: Sequence[nn.Module], grid: Sequence[int] | None) -> list
     return [crops.get(layer) for layer in layers]
 
 
-def _prepared(layers: Sequence[ConvLayer], root: nn.Module | None) -> dict[nn.Module, Made]:
+def _prepared(layers: Sequence[ConvLayer], root: nn.Module | None) -> dict[ConvLayer, Made]:
     """For each layer its kernel: the one that is kept, or a new one; all new ones together."""
-    made: dict[nn.Module, Made] = {}
+    made: dict[ConvLayer, Made] = {}
     for some in _by_device(layers):
         made |= _prepared_on_a_device(some, root)
     return made
 
 
-def _prepared_on_a_device(layers: list[Any], root: nn.Module | None) -> dict[nn.Module, Made]:
+def _prepared_on_a_device(layers: list[Any], root: nn.Module | None) -> dict[ConvLayer, Made]:
     snapshots: dict[Any, Snapshot] = {}
     if not torch.is_grad_enabled():
         for layer in layers:
@@ -290,22 +296,21 @@ def _prepared_on_a_device(layers: list[Any], root: nn.Module | None) -> dict[nn.
                 snapshots[layer] = snapshot
     values = kernel_cache.vector(list(snapshots.values())) if snapshots else None
     same = None
-    entries = {layer: layer.cache.entry for layer in snapshots}  # once: other threads may change them
+    entries: dict[Any, Any] = {layer: layer.cache.entry for layer in snapshots}  # once: other threads may change them
     if values is not None:
         same = kernel_cache.unchanged(list(entries.values()), list(snapshots.values()), values)
     crops, is_same = _look([layer for layer in layers if is_continuous(layer)], same)
-    made: dict[nn.Module, Made] = {}
+    made: dict[ConvLayer, Made] = {}
     if is_same:
         for layer in snapshots:
-            made[layer] = entries[layer].made  # type: ignore[union-attr]
+            made[layer] = entries[layer].made
             if not made[layer].is_current(layer):  # others with the same values
                 made[layer].confirm(layer)
     new: list[Any] = [layer for layer in crops if layer not in made]
     if new:
         rounded = any(layer in _pass.fixed for layer in new)
-        for layer, kernel in zip(
-            new, make_kernels(new, [crops[layer] for layer in new], rounded=rounded, shared=root is not None), strict=True
-        ):
+        kernels = make_kernels(new, [crops[layer] for layer in new], rounded=rounded, shared=root is not None)
+        for layer, kernel in zip(new, kernels, strict=True):
             made[layer] = Made(layer, kernel._replace(kept={}) if layer in snapshots else kernel, root)
             if kernel.nodes and not _is_replica(layer):
                 layer.last_made = made[layer]
@@ -367,35 +372,27 @@ def _in_backward() -> bool:
     return torch._C._current_graph_task_id() != -1
 
 
-def _outermost(module: nn.Module) -> nn.Module:
-    """The outermost module whose forward pass this thread is in, within whatever wraps a network."""
-    found, frame = module, sys._getframe(1)
+def _running() -> Iterator[nn.Module]:
+    """The modules whose forward passes this thread is in, the innermost first."""
+    frame: Any = sys._getframe(1)
     while frame is not None:
         if frame.f_code is CALL:
-            one = frame.f_locals["self"]
-            if not isinstance(one, WRAPPERS) and not getattr(one, "is_wrapper", False):
-                found = one
-        frame = frame.f_back  # type: ignore[assignment]
-    return found
+            yield frame.f_locals["self"]
+        frame = frame.f_back
+
+
+def _outermost(module: nn.Module) -> nn.Module:
+    """The outermost module whose forward pass this thread is in, within whatever wraps a network; `module` where there is none."""
+    networks = [one for one in _running() if not isinstance(one, WRAPPERS) and not getattr(one, "is_wrapper", False)]
+    return networks[-1] if networks else module
 
 
 def _is_running(module: nn.Module) -> bool:
     """Whether this thread is within a module's forward pass: of one that was interrupted nobody has said that it ended."""
-    frame: Any = sys._getframe(1)
-    while frame is not None:
-        if frame.f_code is CALL and frame.f_locals["self"] is module:
-            return True
-        frame = frame.f_back
-    return False
+    return any(one is module for one in _running())
 
 
 def _is_compiled(module: nn.Module) -> bool:
     """Whether torch.compile runs a module whose hook this is: its hooks run as they are, what it computes does not."""
-    frame: Any = sys._getframe(2)
-    while frame is not None:
-        if frame.f_code is CALL:
-            one = frame.f_locals["self"]
-            if one is not module:
-                return type(one).__name__ == "OptimizedModule" and one._modules.get("_orig_mod") is module
-        frame = frame.f_back
-    return False
+    around = next((one for one in _running() if one is not module), None)
+    return type(around).__name__ == "OptimizedModule" and around is not None and around._modules.get("_orig_mod") is module
